@@ -1,0 +1,8 @@
+//! nearhit: a transparent, coherent caching proxy for Redis and Valkey.
+//!
+//! The layers, lowest first; a module imports from lower layers only (`tests/tidy.rs` holds this):
+//! `clock`, `ids`, `config`, `metrics`, `resp`, `command` · `cache`, `upstream` · `coherence` · `session` ·
+//! `server`. See `docs/ARCHITECTURE.md`.
+
+pub mod clock;
+pub mod ids;

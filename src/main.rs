@@ -1,0 +1,3 @@
+//! The `nearhit` binary.
+
+fn main() {}
