@@ -5,4 +5,5 @@
 //! `server`. See `docs/ARCHITECTURE.md`.
 
 pub mod clock;
+pub mod config;
 pub mod ids;
