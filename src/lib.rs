@@ -6,5 +6,6 @@
 
 pub mod clock;
 pub mod config;
+pub mod command;
 pub mod ids;
 pub mod resp;
