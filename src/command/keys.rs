@@ -106,9 +106,7 @@ impl Keys {
             }
             Self::Georadius => {
                 visit_all(args, 1..2, 1, Access::Read, &mut visit);
-                if let Some(key) = georadius_store(args).and_then(|at| args.get(at)) {
-                    visit(key, Access::Write);
-                }
+                visit_georadius_stores(args, visit);
             }
             Self::Migrate => {
                 let (from, to) = migrate_keys(args);
@@ -217,18 +215,17 @@ pub(super) fn sort_options<A: Arguments + ?Sized>(args: &A) -> SortOptions {
     options
 }
 
-/// Where GEORADIUS and GEORADIUSBYMEMBER store their result; the last STORE or STOREDIST counts (`georadiusGetKeys`).
-fn georadius_store<A: Arguments + ?Sized>(args: &A) -> Option<usize> {
-    let mut store = None;
+/// Visits where GEORADIUS and GEORADIUSBYMEMBER may store their result. The last STORE or STOREDIST counts
+/// (`georadiusGetKeys`), yet the server declares them all, and so do we.
+fn visit_georadius_stores<'a, A: Arguments + ?Sized>(args: &'a A, mut visit: impl FnMut(&'a [u8], Access)) {
     let mut index = 5;
-    while index + 1 < args.len() {
+    while let Some(key) = args.get(index + 1) {
         index += 1;
         if is_word(args, index - 1, b"STORE") || is_word(args, index - 1, b"STOREDIST") {
-            store = Some(index);
+            visit(key, Access::Write);
             index += 1;
         }
     }
-    store
 }
 
 /// The keys of MIGRATE: argument 3, or if that is empty whatever follows KEYS. A password named KEYS is not the
@@ -356,10 +353,10 @@ mod tests {
     }
 
     #[test]
-    fn georadius_stores_at_its_last_store() {
+    fn georadius_may_store_at_every_store() {
         assert_eq!(keys("GEORADIUS a 1 2 3 m"), "a");
-        assert_eq!(keys("GEORADIUS a 1 2 3 m STORE d STOREDIST e"), "a e!");
-        assert_eq!(keys("GEORADIUS a 1 2 3 m STORE store STORE d"), "a d!");
+        assert_eq!(keys("GEORADIUS a 1 2 3 m STORE d STOREDIST e"), "a d! e!");
+        assert_eq!(keys("GEORADIUS a 1 2 3 m STORE store STORE d"), "a store! d!");
         assert_eq!(keys("GEORADIUSBYMEMBER a b 3 m COUNT 1 STOREDIST d"), "a d!");
         assert_eq!(keys("GEORADIUS_RO a 1 2 3 m"), "a");
     }

@@ -15,11 +15,8 @@ mod rows;
 mod server;
 mod table;
 
-use std::borrow::Cow;
-
 use keys::Keys;
 pub use keys::{Extent, KeySpec, Start};
-use name::Name;
 pub use server::{Malformed, ServerCommand, ServerKeySpec};
 pub use table::{NotCacheable, Table};
 
@@ -181,7 +178,7 @@ impl Class {
 }
 
 /// What a request does to one of its keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Access {
     /// Its value reaches the client, or another key.
     Read,
@@ -220,7 +217,7 @@ enum Varies {
 #[derive(Clone, Debug)]
 pub struct Command {
     /// The name as the server writes it: `get`, `config|set`.
-    pub name: Cow<'static, str>,
+    pub name: String,
     /// The number of the row.
     pub id: CommandId,
     /// Whether it may wait; ask [`Command::blocks`].
@@ -228,11 +225,10 @@ pub struct Command {
     class: Class,
     varies: Varies,
     keys: Keys,
-    /// The row of the container this is a subcommand of.
-    parent: Option<CommandId>,
+    /// The container this is a subcommand of, or row 0.
+    container: CommandId,
     /// Whether the class is in the second argument.
     is_container: bool,
-    packed: Option<Name>,
 }
 
 impl Command {

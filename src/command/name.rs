@@ -18,6 +18,9 @@ pub(super) struct Name {
 }
 
 impl Name {
+    /// No name at all.
+    pub(super) const NONE: Self = Self { head: 0, tail: 0, len: 0 };
+
     /// Packs a name, unless it is empty or too long.
     #[inline]
     pub(super) fn pack(name: &[u8]) -> Option<Self> {
@@ -36,12 +39,12 @@ impl Name {
         Some(Self { head: lower(head), tail: lower(tail), len: len as u8 })
     }
 
-    /// Spreads names over 64 bits, the upper ones best. `salt` tells one container's subcommands from another's.
+    /// A number well spread in its lower bits. `salt` tells one container's subcommands from another's.
     #[inline]
     pub(super) fn hash(self, salt: u16) -> u64 {
         let salt = u64::from(salt) << 8 | u64::from(self.len);
         let mixed = self.head ^ self.tail.rotate_left(29) ^ salt.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        mixed.wrapping_mul(0xd6e8_feb8_6659_fd93)
+        mixed.wrapping_mul(0xd6e8_feb8_6659_fd93) >> 32
     }
 }
 

@@ -4,8 +4,6 @@
 //! it is immutable and shared by `Arc`. It forgets nothing: a command that the server lacks or was made to rename
 //! keeps its row, which is harmless, since the server refuses it; under its new name it is unknown, and fenced.
 
-use std::borrow::Cow;
-
 use thiserror::Error;
 
 use super::{
@@ -15,16 +13,12 @@ use super::{
     rows::{ROWS, Row},
 };
 
-/// The most rows a table holds; what a server lists beyond is unknown. Redis 8 with all its modules has some 600.
-const COMMANDS_MAX: usize = 16_384;
-/// Slots of the hash index for each command: sparse, so that a search ends at its first look nearly always.
-const SLOTS_PER_COMMAND: usize = 4;
-/// An empty slot.
-const EMPTY: u16 = u16::MAX;
-/// In the hash, the parent of a command that is nobody's subcommand.
-const NO_PARENT: u16 = u16::MAX;
-/// Where the row for everything unknown is.
-const UNKNOWN: usize = 0;
+/// The most rows a table holds; what a server lists beyond is unknown. Redis 8 with all its modules has some 700.
+const COMMANDS_MAX: usize = 2048;
+/// Slots of the hash index, a power of two: half of them stay empty, so that a search ends at its first look mostly.
+const SLOTS: usize = 2 * COMMANDS_MAX;
+/// The row for everything unknown. No command is its subcommand, so it also stands for "no container".
+const UNKNOWN: CommandId = CommandId(0);
 
 /// Why a command that the configuration wants cached is not.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -47,24 +41,39 @@ pub enum NotCacheable {
 #[derive(Clone, Debug)]
 pub struct Table {
     commands: Vec<Command>,
-    /// Open addressing, a power of two long: indexes into `commands`.
-    slots: Vec<u16>,
+    /// Open addressing with linear search. An array, so that no bounds are checked.
+    slots: Box<[Slot; SLOTS]>,
     /// Commands whose name does not pack.
-    long: Vec<u16>,
+    long: Vec<CommandId>,
+}
+
+/// A place in the hash index. It holds the name itself, so that a search touches no row but the right one.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    name: Name,
+    container: CommandId,
+    /// `UNKNOWN` in an empty slot.
+    id: CommandId,
+}
+
+impl Slot {
+    fn none() -> Box<[Self; SLOTS]> {
+        let empty = Self { name: Name::NONE, container: UNKNOWN, id: UNKNOWN };
+        vec![empty; SLOTS].into_boxed_slice().try_into().expect("as many slots as were made")
+    }
 }
 
 impl Table {
     /// The commands that are built in.
     pub fn builtin() -> Self {
-        let mut table = Self { commands: Vec::new(), slots: Vec::new(), long: Vec::new() };
-        table.rebuild_index(ROWS.len() + 1);
-        table.push(None, "", Entry::UNKNOWN);
+        let mut table = Self { commands: Vec::new(), slots: Slot::none(), long: Vec::new() };
+        table.push(UNKNOWN, "", Entry::UNKNOWN);
         for row in ROWS {
-            let (parent, name) = match row.name.split_once('|') {
-                Some((container, name)) => (table.find(None, container.as_bytes()), name),
-                None => (None, row.name),
+            let (container, name) = match row.name.split_once('|') {
+                Some((container, name)) => (table.find(UNKNOWN, container.as_bytes()), name),
+                None => (UNKNOWN, row.name),
             };
-            table.push(parent, name, Entry::from(row));
+            table.push(container, name, Entry::from(row));
         }
         table
     }
@@ -77,13 +86,13 @@ impl Table {
     pub fn extend(&self, rows: &[ServerCommand]) -> Self {
         let mut table = self.clone();
         for row in rows {
-            let Some(container) = table.learn(None, row) else { break };
+            let container = table.learn(UNKNOWN, row);
             // What we treat as a whole (CLIENT, COMMAND) covers all its subcommands.
             if container.is_builtin() && table[container].class != Class::Unknown {
                 continue;
             }
             for subcommand in &row.subcommands {
-                table.learn(Some(container), subcommand);
+                table.learn(container, subcommand);
             }
         }
         table
@@ -92,9 +101,10 @@ impl Table {
     /// Lets replies of a module's command be cached (`JSON.GET`), because the operator says so. They are taken to
     /// differ between the protocols.
     pub fn cache(&mut self, name: &str) -> Result<(), NotCacheable> {
-        let id = self.find(None, name.as_bytes()).ok_or(NotCacheable::Missing)?;
+        let id = self.find(UNKNOWN, name.as_bytes());
         let command = &mut self.commands[usize::from(id.0)];
         match (command.class, &command.keys) {
+            _ if id == UNKNOWN => return Err(NotCacheable::Missing),
             (Class::Cached(_) | Class::Mget, _) => return Ok(()),
             _ if id.is_builtin() => return Err(NotCacheable::Unsafe),
             (Class::Read, Keys::First(Access::Read)) if !command.is_container => {}
@@ -110,114 +120,95 @@ impl Table {
     /// What has no row gets the one of an unknown command.
     #[inline]
     pub fn lookup(&self, name: &[u8], sub: Option<&[u8]>) -> &Command {
-        let Some(id) = self.find(None, name) else { return &self.commands[UNKNOWN] };
-        let command = &self[id];
+        let command = &self[self.find(UNKNOWN, name)];
         if command.is_container
-            && let Some(id) = sub.and_then(|sub| self.find(Some(id), sub))
+            && let Some(sub) = sub
         {
-            return &self[id];
+            let id = self.find(command.id, sub);
+            if id != UNKNOWN {
+                return &self[id];
+            }
         }
         command
     }
 
     /// All rows but the one for the unknown.
     pub fn commands(&self) -> impl Iterator<Item = &Command> {
-        self.commands[UNKNOWN + 1..].iter()
+        self.commands.iter().skip(1)
     }
 
     #[inline]
-    fn find(&self, parent: Option<CommandId>, name: &[u8]) -> Option<CommandId> {
-        let Some(packed) = Name::pack(name) else { return self.find_long(parent, name) };
-        let mut slot = self.first_slot(parent, packed);
+    fn find(&self, container: CommandId, name: &[u8]) -> CommandId {
+        let Some(name) = Name::pack(name) else { return self.find_long(container, name) };
+        let mut index = name.hash(container.0) as usize % SLOTS;
         loop {
-            let index = self.slots[slot];
-            if index == EMPTY {
-                return None;
+            let slot = &self.slots[index];
+            if slot.id == UNKNOWN || (slot.name == name && slot.container == container) {
+                return slot.id;
             }
-            let command = &self.commands[usize::from(index)];
-            if command.packed == Some(packed) && command.parent == parent {
-                return Some(CommandId(index));
-            }
-            slot = (slot + 1) & (self.slots.len() - 1);
+            index = (index + 1) % SLOTS;
         }
     }
 
-    fn find_long(&self, parent: Option<CommandId>, name: &[u8]) -> Option<CommandId> {
-        let same = |index: &&u16| {
-            let command = &self.commands[usize::from(**index)];
-            command.parent == parent && last_name(&command.name).as_bytes().eq_ignore_ascii_case(name)
+    fn find_long(&self, container: CommandId, name: &[u8]) -> CommandId {
+        let is_it = |id: &CommandId| {
+            let command = &self[*id];
+            command.container == container && last_name(&command.name).as_bytes().eq_ignore_ascii_case(name)
         };
-        self.long.iter().find(same).map(|index| CommandId(*index))
-    }
-
-    #[inline]
-    fn first_slot(&self, parent: Option<CommandId>, name: Name) -> usize {
-        let hash = name.hash(parent.map_or(NO_PARENT, |id| id.0));
-        (hash >> 32) as usize & (self.slots.len() - 1)
+        self.long.iter().copied().find(is_it).unwrap_or(UNKNOWN)
     }
 
     /// Adds what the server lists, unless it is known. Gives its row, known or new.
-    fn learn(&mut self, parent: Option<CommandId>, row: &ServerCommand) -> Option<CommandId> {
+    fn learn(&mut self, container: CommandId, row: &ServerCommand) -> CommandId {
         let name = last_name(&row.name).to_ascii_lowercase();
-        let Some(id) = self.find(parent, name.as_bytes()) else {
-            return self.push(parent, &name, Entry::from(row));
-        };
+        let id = self.find(container, name.as_bytes());
+        if id == UNKNOWN {
+            return self.push(container, &name, Entry::from(row));
+        }
         if row.has_flag("write") && self[id].class.is_read() {
             let entry = Entry::from(row);
             let command = &mut self.commands[usize::from(id.0)];
             (command.class, command.keys, command.varies) = (entry.class, entry.keys, entry.varies);
         }
-        Some(id)
+        id
     }
 
-    fn push(&mut self, parent: Option<CommandId>, name: &str, entry: Entry) -> Option<CommandId> {
-        let index =
-            u16::try_from(self.commands.len()).ok().filter(|index| usize::from(*index) < COMMANDS_MAX)?;
-        let full_name = match parent {
-            Some(id) => Cow::Owned(format!("{}|{name}", self[id].name)),
-            None => Cow::Owned(name.to_owned()),
-        };
-        if let Some(id) = parent {
-            self.commands[usize::from(id.0)].is_container = true;
+    /// Adds a row. A full table stays as it is, and the command unknown.
+    fn push(&mut self, container: CommandId, name: &str, entry: Entry) -> CommandId {
+        if self.commands.len() == COMMANDS_MAX {
+            return UNKNOWN;
         }
+        let id = CommandId(self.commands.len() as u16);
+        let full_name = match container {
+            UNKNOWN => name.to_owned(),
+            container => format!("{}|{name}", self[container].name),
+        };
         self.commands.push(Command {
             name: full_name,
-            id: CommandId(index),
+            id,
             blocking: entry.blocking,
             class: entry.class,
             varies: entry.varies,
             keys: entry.keys,
-            parent,
+            container,
             is_container: false,
-            packed: Name::pack(name.as_bytes()),
         });
-        if self.commands.len() * SLOTS_PER_COMMAND > self.slots.len() {
-            self.rebuild_index(self.commands.len());
-        } else {
-            self.index(index);
+        if container != UNKNOWN {
+            self.commands[usize::from(container.0)].is_container = true;
         }
-        Some(CommandId(index))
+        if id != UNKNOWN {
+            self.index(id, container, name);
+        }
+        id
     }
 
-    fn rebuild_index(&mut self, commands: usize) {
-        self.slots = vec![EMPTY; (commands * SLOTS_PER_COMMAND).next_power_of_two()];
-        self.long.clear();
-        for command in 0..self.commands.len() {
-            self.index(command as u16);
+    fn index(&mut self, id: CommandId, container: CommandId, name: &str) {
+        let Some(name) = Name::pack(name.as_bytes()) else { return self.long.push(id) };
+        let mut index = name.hash(container.0) as usize % SLOTS;
+        while self.slots[index].id != UNKNOWN {
+            index = (index + 1) % SLOTS;
         }
-    }
-
-    fn index(&mut self, index: u16) {
-        if usize::from(index) == UNKNOWN {
-            return;
-        }
-        let command = &self.commands[usize::from(index)];
-        let Some(name) = command.packed else { return self.long.push(index) };
-        let mut slot = self.first_slot(command.parent, name);
-        while self.slots[slot] != EMPTY {
-            slot = (slot + 1) & (self.slots.len() - 1);
-        }
-        self.slots[slot] = index;
+        self.slots[index] = Slot { name, container, id };
     }
 }
 
@@ -292,7 +283,7 @@ fn with_access(specs: Vec<KeySpec>, access: Access) -> Vec<KeySpec> {
 #[cfg(test)]
 mod tests {
     use super::{super::Blocking, *};
-    use crate::command::{Arguments, Extent, ServerKeySpec, Start};
+    use crate::command::{Extent, ServerKeySpec, Start};
 
     fn row(name: &str, flags: &str, key_specs: Vec<ServerKeySpec>) -> ServerCommand {
         let flags = flags.split_ascii_whitespace().map(str::to_owned).collect();
