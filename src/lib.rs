@@ -4,6 +4,7 @@
 //! `clock`, `ids`, `config`, `metrics`, `resp`, `command` · `cache`, `upstream` · `coherence` · `session` ·
 //! `server`. See `docs/ARCHITECTURE.md`.
 
+pub mod cache;
 pub mod clock;
 pub mod config;
 pub mod command;

@@ -1,0 +1,268 @@
+//! One locked shard: its table of records, its list of candidates, and the totals of the whole cache, kept in step.
+//!
+//! A record is only ever changed through [`Locked::edit`], which measures it before and after, takes it out of the
+//! table if it says so, and strikes the entries that left from the list of candidates. They are freed when
+//! the locks have been released, since freeing four thousand blocks takes longer than everything else here.
+
+use std::{
+    hash::{BuildHasher, Hash, Hasher},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+};
+
+use dashmap::{RwLockWriteGuard, SharedValue};
+use foldhash::fast::RandomState;
+use hashbrown::raw::RawTable;
+use parking_lot::MutexGuard;
+
+use super::{
+    Moment,
+    entry::UNPLACED,
+    eviction::{Candidates, Handle},
+    record::{Doomed, Fate, Ledger, Record, Size},
+};
+
+/// What is behind a shard's lock.
+pub(super) type Table<W> = RawTable<(Record<W>, SharedValue<()>)>;
+
+/// The part of a key's hash that is used: for the shard, for the probe, and in handles.
+pub(super) fn hash_of(hasher: &RandomState, key: &[u8]) -> u64 {
+    let mut state = hasher.build_hasher();
+    state.write(key);
+    Handle::hash_of(state.finish())
+}
+
+// DashMap wants its keys to be keys; the raw tables under it are handed the hash.
+impl<W> Hash for Record<W> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(self.key());
+    }
+}
+
+impl<W> PartialEq for Record<W> {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl<W> Eq for Record<W> {}
+
+/// Sums over all shards. On cache lines of their own: every fill writes them, and no hit reads them.
+#[derive(Default)]
+#[repr(align(128))]
+pub(super) struct Totals {
+    pub(super) entries: AtomicUsize,
+    pub(super) bytes: AtomicUsize,
+    pub(super) evicted_by_count: AtomicU64,
+    pub(super) evicted_by_bytes: AtomicU64,
+}
+
+impl Totals {
+    fn replace(&self, before: Size, after: Size) {
+        // Wrapping: adding a negative difference subtracts it.
+        self.entries.fetch_add(after.entries.wrapping_sub(before.entries), Relaxed);
+        self.bytes.fetch_add(after.bytes.wrapping_sub(before.bytes), Relaxed);
+    }
+}
+
+/// Which entry eviction has to leave alone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Spare {
+    Nothing,
+    /// The one with this stamp, in this shard.
+    Stamp(u32),
+}
+
+/// A shard under its write lock. The fields are dropped in this order: the locks first, then what has left.
+pub(super) struct Locked<'a, W> {
+    table: RwLockWriteGuard<'a, Table<W>>,
+    candidates: MutexGuard<'a, Candidates>,
+    totals: &'a Totals,
+    hasher: &'a RandomState,
+    clock: u32,
+    /// How many of the doomed are off the list of candidates already.
+    struck: usize,
+    doomed: Doomed,
+}
+
+impl<'a, W> Locked<'a, W> {
+    pub(super) fn new(
+        table: RwLockWriteGuard<'a, Table<W>>,
+        candidates: MutexGuard<'a, Candidates>,
+        totals: &'a Totals,
+        hasher: &'a RandomState,
+        clock: u32,
+    ) -> Self {
+        Self { table, candidates, totals, hasher, clock, struck: 0, doomed: Doomed::new() }
+    }
+
+    pub(super) fn candidates(&mut self) -> &mut Candidates {
+        &mut self.candidates
+    }
+
+    /// Changes the record of `key`, if there is one.
+    pub(super) fn edit<R>(
+        &mut self,
+        hash: u64,
+        key: &[u8],
+        change: impl FnOnce(&mut Record<W>, &mut Ledger<'_>) -> (R, Fate),
+    ) -> Option<R> {
+        let (record, _) = self.table.get_mut(hash, |(record, _)| record.key() == key)?;
+        let mut ledger = Ledger {
+            key_hash: hash,
+            candidates: &mut self.candidates,
+            doomed: &mut self.doomed,
+            hasher: self.hasher,
+            clock: self.clock,
+        };
+        let before = record.size();
+        let (result, fate) = change(record, &mut ledger);
+        match fate {
+            Fate::Keep => self.totals.replace(before, record.size()),
+            Fate::Remove => {
+                self.totals.replace(before, Size::default());
+                if let Some((record, _)) = self.table.remove_entry(hash, |(record, _)| record.key() == key) {
+                    record.bury(&mut self.doomed);
+                }
+            }
+        }
+        self.strike_doomed();
+        Some(result)
+    }
+
+    /// Changes the record of `key`, which begins as an empty slot if there was none.
+    pub(super) fn edit_or_insert<R>(
+        &mut self,
+        hash: u64,
+        key: &[u8],
+        change: impl FnOnce(&mut Record<W>, &mut Ledger<'_>) -> (R, Fate),
+    ) -> R {
+        if self.table.get(hash, |(record, _)| record.key() == key).is_none() {
+            let hasher = self.hasher;
+            let record = (Record::empty(key), SharedValue::new(()));
+            self.table.insert(hash, record, |(record, _)| hash_of(hasher, record.key()));
+        }
+        self.edit(hash, key, change).expect("the record is there or was just inserted")
+    }
+
+    /// Takes out the entry that should go first. Says whether it was still alive, or nothing if there is none.
+    pub(super) fn evict(&mut self, at: &Moment, spare: Spare) -> Option<bool> {
+        let (table, clock) = (&*self.table, self.clock);
+        let idle = |index: u32, handle: Handle| {
+            let (record, _) = table.get(handle.hash(), |(record, _)| holds(record, handle, index))?;
+            let entry = record.entry_at(handle.position())?;
+            if spare == Spare::Stamp(entry.stamp) {
+                return None;
+            }
+            let is_dead = entry.is_dead(at.now, at.generation);
+            Some(if is_dead { u64::MAX } else { u64::from(entry.idle(clock)) })
+        };
+        let (index, idle) = self.candidates.choose(idle)?;
+        self.take_out(index);
+        Some(idle != u64::MAX)
+    }
+
+    /// Frees the dead among the candidates at `steps` indices below `end`, and brings slots back to single entries
+    /// where nothing else is left to remember. Says how many were freed and where to go on.
+    pub(super) fn sweep(&mut self, end: usize, steps: usize, at: &Moment) -> (usize, usize) {
+        let end = end.min(self.candidates.len());
+        let start = end.saturating_sub(steps);
+        let mut freed = 0;
+        // Downwards, since the last candidate moves into a hole.
+        for index in (start..end).rev() {
+            let index = index as u32;
+            let handle = self.candidates.handle(index);
+            let Some((record, _)) =
+                self.table.get_mut(handle.hash(), |(record, _)| holds(record, handle, index))
+            else {
+                continue;
+            };
+            if record.entry_at(handle.position()).is_some_and(|entry| entry.is_dead(at.now, at.generation)) {
+                self.take_out(index);
+                freed += 1;
+            } else {
+                let before = record.size();
+                record.settle(at.certified);
+                self.totals.replace(before, record.size());
+            }
+        }
+        (freed, start)
+    }
+
+    /// Gives memory back after a burst.
+    pub(super) fn shrink(&mut self) {
+        let len = self.table.len();
+        if self.table.capacity() > 4 * len.max(16) {
+            let hasher = self.hasher;
+            self.table.shrink_to(2 * len, |(record, _)| hash_of(hasher, record.key()));
+        }
+        self.candidates.shrink();
+    }
+
+    /// Takes out the entry of a candidate, and its record if that was all.
+    fn take_out(&mut self, index: u32) {
+        let handle = self.candidates.handle(index);
+        let is_it = |(record, _): &(Record<W>, _)| holds(record, handle, index);
+        let Some((record, _)) = self.table.get_mut(handle.hash(), is_it) else { return };
+        let before = record.size();
+        match record {
+            Record::Slot(slot) if !slot.is_last_entry() => {
+                let mut ledger = Ledger {
+                    key_hash: handle.hash(),
+                    candidates: &mut self.candidates,
+                    doomed: &mut self.doomed,
+                    hasher: self.hasher,
+                    clock: self.clock,
+                };
+                slot.remove(handle.position(), &mut ledger);
+                self.totals.replace(before, record.size());
+            }
+            _ => {
+                self.totals.replace(before, Size::default());
+                if let Some((record, _)) = self.table.remove_entry(handle.hash(), is_it) {
+                    record.bury(&mut self.doomed);
+                }
+            }
+        }
+        self.strike_doomed();
+    }
+
+    /// Strikes the entries that have left from the list of candidates.
+    fn strike_doomed(&mut self) {
+        // From the highest index down: so the handle that moves into a hole is never one of those leaving.
+        let doomed = &mut self.doomed[self.struck..];
+        doomed.sort_unstable_by_key(|held| std::cmp::Reverse(held.entry().index));
+        for held in doomed {
+            let index = std::mem::replace(&mut held.entry_mut().index, UNPLACED);
+            if index == UNPLACED {
+                continue;
+            }
+            if let Some((handle, was)) = self.candidates.remove(index) {
+                let moved = self.table.get_mut(handle.hash(), |(record, _)| holds(record, handle, was));
+                let moved = moved.and_then(|(record, _)| record.entry_at_mut(handle.position()));
+                moved.expect("a handle leads to its entry").index = index;
+            }
+        }
+        self.struck = self.doomed.len();
+    }
+
+    /// Panics if a candidate does not lead to its entry.
+    pub(super) fn check_invariants(&self) {
+        for index in 0..self.candidates.len() as u32 {
+            let handle = self.candidates.handle(index);
+            let found = self.table.get(handle.hash(), |(record, _)| holds(record, handle, index));
+            let (record, _) = found.expect("a handle leads to its record");
+            assert_eq!(hash_of(self.hasher, record.key()), handle.hash());
+            let entry = record.entry_at(handle.position()).expect("a handle leads to its entry");
+            assert_eq!(entry.index, index);
+        }
+    }
+
+    pub(super) fn candidate_count(&self) -> usize {
+        self.candidates.len()
+    }
+}
+
+/// Whether `record` is the one that a candidate at `index` means.
+fn holds<W>(record: &Record<W>, handle: Handle, index: u32) -> bool {
+    record.entry_at(handle.position()).is_some_and(|entry| entry.index == index)
+}
