@@ -342,9 +342,8 @@ impl RequestScanner {
         let Some(end) = self.line_end(input, b'\n', RequestError::InlineTooLong)? else {
             return Ok(Scanned::Incomplete);
         };
-        let line = &input[..end];
-        let words = inline::split(line.strip_suffix(b"\r").unwrap_or(line));
-        let words = words.ok_or(RequestError::QuotesUnbalanced)?;
+        // A CR in front of the newline is white space to the splitter, and needs no stripping.
+        let words = inline::split(&input[..end]).ok_or(RequestError::QuotesUnbalanced)?;
         if !authenticated && words.len() > UNAUTHENTICATED_ARGUMENTS_MAX {
             return Err(RequestError::CountUnauthenticated);
         }
@@ -433,7 +432,13 @@ mod tests {
     #[test]
     fn odd_line_ends_are_accepted_and_rewritten() {
         let canonical = b"*2\r\n$4\r\nECHO\r\n$2\r\nhi\r\n";
-        for odd in [&b"*2\rx$4\r\nECHO\r\n$2\r\nhi\r\n"[..], b"*2\r\n$4\r\0ECHOxy$2\r\rhi\n\n"] {
+        for odd in [
+            &b"*2\rx$4\r\nECHO\r\n$2\r\nhi\r\n"[..],
+            b"*2\r\n$4\rxECHO\r\n$2\r\nhi\r\n",
+            b"*2\r\n$4\r\nECHO\r\n$2\r\nhi\rx",
+            b"*2\r\n$4\r\nECHOx\n$2\r\nhi\r\n",
+            b"*2\r\n$4\r\0ECHOxy$2\r\rhi\n\n",
+        ] {
             let (request, arguments, len) = whole(odd);
             assert_eq!((request, len), (canonical.to_vec(), odd.len()), "{odd:?}");
             assert_eq!(arguments, [b"ECHO".to_vec(), b"hi".to_vec()]);

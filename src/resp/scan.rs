@@ -205,7 +205,7 @@ impl ReplyScanner {
         while let Some(at) = input.get(from..).and_then(|rest| memchr(b'\n', rest)) {
             work::add(at + 1);
             from += at + 1;
-            if input[from - 2] == b'\r' && from - 2 > self.position {
+            if input[from - 2] == b'\r' {
                 self.position = from;
                 self.owed -= 1;
                 return true;
