@@ -398,6 +398,19 @@ mod tests {
         assert_eq!(found, [b"b", b"c"]);
     }
 
+    #[test]
+    fn a_limit_leaves_the_rest_to_something_else() {
+        let spec = KeySpec {
+            start: Start::At(2),
+            extent: Extent::Range { last: -1, step: 1, limit: 2 },
+            access: Access::Read,
+        };
+        let args: [&[u8]; 6] = [b"XREAD", b"STREAMS", b"a", b"b", b"0", b"0"];
+        let mut found = Vec::new();
+        spec.for_each(&args[..], |key, _| found.push(key));
+        assert_eq!(found, [b"a", b"b"]);
+    }
+
     fn any_spec() -> impl Strategy<Value = KeySpec> {
         let number = prop_oneof![0..6usize, Just(usize::MAX)];
         let signed = prop_oneof![-6..6i64, Just(i64::MIN), Just(i64::MAX)];

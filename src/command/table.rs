@@ -67,7 +67,7 @@ impl Table {
     /// The commands that are built in.
     pub fn builtin() -> Self {
         let mut table = Self { commands: Vec::new(), slots: Slot::none(), long: Vec::new() };
-        table.push(UNKNOWN, "", Entry::UNKNOWN);
+        table.push(UNKNOWN, "unknown", Entry::UNKNOWN);
         for row in ROWS {
             let (container, name) = match row.name.split_once('|') {
                 Some((container, name)) => (table.find(UNKNOWN, container.as_bytes()), name),
@@ -361,6 +361,29 @@ mod tests {
         assert_eq!(table.lookup(b"client", Some(b"kill")).name, "client");
         assert_eq!(table.lookup(b"get", Some(b"get")).name, "get");
         assert_eq!(table.lookup(b"georadiusbymember_RO", Some(b"k")).name, "georadiusbymember_ro");
+    }
+
+    #[test]
+    fn equal_subcommands_of_many_containers_are_not_mixed_up() {
+        let subcommands = |container: usize| {
+            let name =
+                |sub: usize| format!("c{container}|a subcommand{}{sub}", " of some length".repeat(sub % 2));
+            (0..30).map(|sub| row(&name(sub), "", vec![])).collect()
+        };
+        let rows: Vec<_> = (0..40)
+            .map(|container| ServerCommand {
+                subcommands: subcommands(container),
+                ..row(&format!("c{container}"), "", vec![])
+            })
+            .chain([row("c40", "", vec![])])
+            .collect();
+        let table = Table::builtin().extend(&rows);
+        for expected in rows.iter().flat_map(|row| &row.subcommands) {
+            let (container, sub) = expected.name.split_once('|').unwrap();
+            assert_eq!(table.lookup(container.as_bytes(), Some(sub.as_bytes())).name, expected.name);
+            assert_eq!(table.lookup(sub.as_bytes(), None).id, UNKNOWN);
+            assert_eq!(table.lookup(b"config", Some(sub.as_bytes())).name, "config");
+        }
     }
 
     #[test]
