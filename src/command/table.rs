@@ -428,9 +428,10 @@ mod tests {
         let incomplete =
             row("x", "write movablekeys", vec![spec("RW", 1, COUNTED), spec("RW incomplete", 3, REST)]);
         assert_eq!(treated(incomplete, "X 1 a b").0, Class::Unknown);
-        let by_function =
-            row("x", "write module movablekeys", vec![spec("RW access update variable_flags", 1, ONE)]);
-        assert_eq!(treated(by_function, "X a").0, Class::Unknown);
+        let by_function = row("x", "write module movablekeys", vec![spec("RW variable_flags", 1, COUNTED)]);
+        assert_eq!(treated(by_function, "X 1 a").0, Class::Unknown);
+        let fixed_though_they_move = row("x", "write module movablekeys", vec![spec("RW", 1, ONE)]);
+        assert_eq!(treated(fixed_though_they_move, "X a").0, Class::Unknown);
         let unknown_place = row("x", "write", vec![ServerKeySpec::default()]);
         assert_eq!(treated(unknown_place, "X a").0, Class::Unknown);
         let no_flag = row("x", "fast module", vec![spec("RW access update", 1, ONE)]);
