@@ -24,8 +24,8 @@ pub(super) struct Flight<W> {
     tail: Box<[u8]>,
     pub(super) sent_at: Nanos,
     pub(super) generation: Generation,
-    /// Nothing once the flight has ended: then nobody can join.
-    waiters: Mutex<Option<Vec<W>>>,
+    /// With the time at which each joined. Nothing once the flight has ended: then nobody can join.
+    waiters: Mutex<Option<Vec<(Nanos, W)>>>,
 }
 
 impl<W> Flight<W> {
@@ -40,16 +40,16 @@ impl<W> Flight<W> {
     }
 
     /// Adds a waiter, unless the flight has ended.
-    pub(super) fn join(&self, waiter: impl FnOnce() -> W) -> bool {
+    pub(super) fn join(&self, now: Nanos, waiter: impl FnOnce() -> W) -> bool {
         let mut waiters = self.waiters.lock();
-        waiters.as_mut().map(|waiters| waiters.push(waiter())).is_some()
+        waiters.as_mut().map(|waiters| waiters.push((now, waiter()))).is_some()
     }
 
     pub(super) fn has_ended(&self) -> bool {
         self.waiters.lock().is_none()
     }
 
-    fn end(&self) -> Vec<W> {
+    fn end(&self) -> Vec<(Nanos, W)> {
         self.waiters.lock().take().unwrap_or_default()
     }
 }
@@ -100,7 +100,16 @@ impl<W> Token<W> {
 
     /// Ends the flight. Only after it was taken out of its slot, so that nobody finds it and waits in vain.
     pub(super) fn into_waiters(self) -> Vec<W> {
-        self.flight.end()
+        self.flight.end().into_iter().map(|(_, waiter)| waiter).collect()
+    }
+
+    /// The same, with those apart who joined at or after `deadline` (invariant 2).
+    pub(super) fn into_waiters_until(self, deadline: Nanos) -> (Vec<W>, Vec<W>) {
+        let (mut waiters, mut latecomers) = (Vec::new(), Vec::new());
+        for (joined_at, waiter) in self.flight.end() {
+            if joined_at < deadline { waiters.push(waiter) } else { latecomers.push(waiter) }
+        }
+        (waiters, latecomers)
     }
 }
 

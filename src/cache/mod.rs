@@ -150,7 +150,7 @@ impl<W> Cache<W> {
             let slot = record.as_slot(ledger);
             let read = match slot.entrance(variant, at, ledger) {
                 Entrance::Join(flight) => {
-                    let joined = flight.join(waiter);
+                    let joined = flight.join(at.now, waiter);
                     if joined { Read::Joined } else { Read::Bypass(Bypass::InFlight) }
                 }
                 Entrance::Bypass(reason) => Read::Bypass(reason),
@@ -170,7 +170,8 @@ impl<W> Cache<W> {
     }
 
     /// The reply to a token's read has arrived, and was no error. It is stored if nothing came between (invariant
-    /// 3), until `deadline`, without which it is not; stored or not, it is observed (invariant 9).
+    /// 3), until `deadline`; stored or not, it is observed (invariant 9). Without a deadline the key may be expiring
+    /// at this moment: the reply is right for who sent the read, but is not stored, nor good for who joined it.
     pub fn fill(
         &self,
         key: &[u8],
@@ -214,7 +215,8 @@ impl<W> Cache<W> {
         if outcome == FillOutcome::Stored && self.excess().is_some() {
             self.evict_elsewhere(hash, at);
         }
-        Filled { outcome, waiters: token.into_waiters(), seen_moved }
+        let (waiters, latecomers) = token.into_waiters_until(deadline.unwrap_or(Nanos::NEVER));
+        Filled { outcome, waiters, latecomers, seen_moved }
     }
 
     /// A token's read has failed: an error reply, a dead lane, a timeout. The waiters are to be told, or sent again.

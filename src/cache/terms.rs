@@ -106,6 +106,9 @@ pub struct Filled<W> {
     pub outcome: FillOutcome,
     /// Who waited for it: they are to be answered with this reply, stored or not.
     pub waiters: Vec<W>,
+    /// Who joined at or after the deadline, when the key may have expired and others been told so; expiry is silent,
+    /// so nothing else kept them out. They are to ask again.
+    pub latecomers: Vec<W>,
     /// Other variants of the key wait for a certification: start one.
     pub seen_moved: bool,
 }

@@ -57,7 +57,9 @@ fn nil_is_kept_as_a_fact() {
 #[test]
 fn replies_of_every_length_come_back_whole() {
     let (cache, (one, _)) = (unbounded(), pair());
-    for len in (1..1200).chain((1200..40_000).step_by(997)).chain(INLINE_BYTES_MAX - 20..INLINE_BYTES_MAX + 20) {
+    for len in
+        (1..1200).chain((1200..40_000).step_by(997)).chain(INLINE_BYTES_MAX - 20..INLINE_BYTES_MAX + 20)
+    {
         let reply: Vec<u8> = (0..len).map(|i| (i * 31 % 251) as u8).collect();
         let key = format!("key:{len}");
         cache.store(key.as_bytes(), &one, &reply, &at(1));
@@ -357,7 +359,10 @@ fn an_expired_reply_is_equal_to_nothing() {
     let token = cache.fetch(K, &two, &at(20));
     let _ = cache.fill(K, token, Reply::Bytes(B), Some(ms(40)), ms(21), &at(21));
     let token = cache.fetch(K, &two, &certified(45, 21));
-    assert!(cache.fill_now(K, token, B, &certified(50, 21)).seen_moved, "the key may have gone and come back");
+    assert!(
+        cache.fill_now(K, token, B, &certified(50, 21)).seen_moved,
+        "the key may have gone and come back"
+    );
     assert_eq!(cache.shown(K, &one, &certified(51, 21)), None);
 }
 
