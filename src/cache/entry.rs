@@ -53,7 +53,7 @@ pub enum Protocols {
 /// What is asked of a key, and by whom: one key has one cached reply for each of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct VariantKey<'a> {
-    /// Who asks: a cached reply is never shown to another user.
+    /// Who asks: a cached reply is never shown to another user. Numbers over 65,535 are not cached.
     pub identity: IdentityId,
     /// The selected database. Numbers over 65,535 are not cached.
     pub database: Database,
@@ -68,7 +68,9 @@ pub struct VariantKey<'a> {
 impl VariantKey<'_> {
     /// Whether a reply to this can be held at all: see [`NAME_BYTES_MAX`] and `database`.
     pub fn fits(&self, key: &[u8]) -> bool {
-        key.len() + self.tail.len() <= NAME_BYTES_MAX && u16::try_from(self.database.0).is_ok()
+        key.len() + self.tail.len() <= NAME_BYTES_MAX
+            && u16::try_from(self.database.0).is_ok()
+            && u16::try_from(self.identity.0).is_ok()
     }
 }
 
@@ -133,7 +135,9 @@ pub(super) struct Block<B: ?Sized> {
     /// Tells this entry from every other of its shard. It wraps after four billion fills, which nobody who
     /// remembers a stamp (one MGET in flight) lives to see.
     pub(super) stamp: u32,
-    identity: IdentityId,
+    identity: u16,
+    /// How long after `sent_at` the reply arrived, in milliseconds rounded up; 65 s and more are all the same.
+    flight_ms: u16,
     /// The access clock when this was last hit; written under a read lock.
     access: AtomicU32,
     /// Where this entry stands in its shard's list of candidates.
@@ -165,7 +169,7 @@ impl Entry {
     pub(super) fn variant(&self) -> VariantKey<'_> {
         let start = usize::from(self.key_len);
         VariantKey {
-            identity: self.identity,
+            identity: IdentityId(u32::from(self.identity)),
             database: Database(u32::from(self.database)),
             protocols: self.protocols,
             command: self.command,
@@ -193,15 +197,24 @@ impl Entry {
         self.sent_at + Duration::from_millis(u64::from(self.ttl_ms))
     }
 
+    /// When the reply had certainly arrived; never, if that took over a minute.
+    pub(super) fn arrived(&self) -> Nanos {
+        match self.flight_ms {
+            u16::MAX => Nanos::FOREVER,
+            ms => self.sent_at + Duration::from_millis(u64::from(ms)),
+        }
+    }
+
     /// Past its deadline, or of contents that are gone: never shown again.
     pub(super) fn is_dead(&self, now: Nanos, generation: Generation) -> bool {
         now >= self.deadline() || self.generation < generation
     }
 
-    /// The same reply was read again, by a request sent at `sent_at`. The deadline stays.
-    pub(super) fn read_again(&mut self, sent_at: Nanos) {
+    /// The same reply was read again, by a request sent at `sent_at` and answered at `arrived`. The deadline stays.
+    pub(super) fn read_again(&mut self, sent_at: Nanos, arrived: Nanos) {
         if sent_at > self.sent_at {
             self.ttl_ms = ttl_ms(sent_at, self.deadline());
+            self.flight_ms = flight_ms(sent_at, arrived);
             self.sent_at = sent_at;
         }
     }
@@ -294,6 +307,11 @@ fn ttl_ms(sent_at: Nanos, deadline: Nanos) -> u32 {
     u32::try_from(deadline.since(sent_at).as_millis()).unwrap_or(u32::MAX)
 }
 
+/// Whole milliseconds from `sent_at` to `arrived`, rounded up.
+fn flight_ms(sent_at: Nanos, arrived: Nanos) -> u16 {
+    u16::try_from(arrived.since(sent_at).as_nanos().div_ceil(1_000_000)).unwrap_or(u16::MAX)
+}
+
 /// Makes a block of exactly `N` bytes behind the header.
 fn block<const N: usize>(draft: &Draft<'_>, reply: &[u8]) -> Box<Entry> {
     let (key, tail) = (draft.key, draft.variant.tail);
@@ -302,7 +320,8 @@ fn block<const N: usize>(draft: &Draft<'_>, reply: &[u8]) -> Box<Entry> {
         generation: draft.generation,
         ttl_ms: ttl_ms(draft.sent_at, draft.deadline),
         stamp: 0,
-        identity: draft.variant.identity,
+        identity: draft.variant.identity.0 as u16,
+        flight_ms: flight_ms(draft.sent_at, draft.arrived),
         access: AtomicU32::new(0),
         index: UNPLACED,
         database: draft.variant.database.0 as u16,

@@ -32,7 +32,7 @@ use parking_lot::Mutex;
 use self::{
     entry::{Draft, Held, PLACE_BYTES, block_bytes, coarse_seconds},
     eviction::Candidates,
-    record::{Fate, Ledger, Record, View},
+    record::{Fate, Record, View},
     shard::{Locked, Spare, Table, Totals, hash_of},
     slot::Entrance,
 };
@@ -40,7 +40,7 @@ pub use self::{
     entry::{INLINE_BYTES_MAX, NAME_BYTES_MAX, Protocols, Reply, VariantKey},
     eviction::VARIANTS_MAX,
     flight::Token,
-    terms::{Bypass, Evictions, FillOutcome, Filled, Hit, Limits, Moment, Observed, OnMiss, Read, Stamp},
+    terms::{Bypass, Evictions, FillOutcome, Filled, Hit, Limits, Moment, Observed, Read, Stamp},
 };
 use crate::clock::Nanos;
 
@@ -131,7 +131,6 @@ impl<W> Cache<W> {
         key: &[u8],
         variant: &VariantKey<'_>,
         at: &Moment,
-        on_miss: OnMiss,
         found: impl FnOnce(Hit<'_>) -> R,
         waiter: impl FnOnce() -> W,
     ) -> Read<R, W> {
@@ -139,13 +138,9 @@ impl<W> Cache<W> {
             return Read::Bypass(Bypass::Unfit);
         }
         let hash = self.hash(key);
-        let mut shard = self.write(hash);
-        let enter = |record: &mut Record<W>, ledger: &mut Ledger<'_>| {
+        self.write(hash).edit_or_insert(hash, key, |record, ledger| {
             if let Some(view) = record.view(variant, at, self.map.hasher()) {
                 return (Read::Hit(found(self.note(&view, at))), Fate::Keep);
-            }
-            if on_miss == OnMiss::JoinOnly && matches!(record, Record::Single(_)) {
-                return (Read::Bypass(Bypass::JoinOnly), Fate::Keep);
             }
             let slot = record.as_slot(ledger);
             let read = match slot.entrance(variant, at, ledger) {
@@ -154,7 +149,6 @@ impl<W> Cache<W> {
                     if joined { Read::Joined } else { Read::Bypass(Bypass::InFlight) }
                 }
                 Entrance::Bypass(reason) => Read::Bypass(reason),
-                Entrance::Begin if on_miss == OnMiss::JoinOnly => Read::Bypass(Bypass::JoinOnly),
                 Entrance::Begin => {
                     let token = Token::new(variant, at.now, at.generation);
                     slot.begin(&token, ledger);
@@ -162,11 +156,29 @@ impl<W> Cache<W> {
                 }
             };
             (read, record.fate())
-        };
-        match on_miss {
-            OnMiss::Fetch => shard.edit_or_insert(hash, key, enter),
-            OnMiss::JoinOnly => shard.edit(hash, key, enter).unwrap_or(Read::Bypass(Bypass::JoinOnly)),
+        })
+    }
+
+    /// What a reader does that has to send its read in any case, as part of a larger one: starts a flight if none is
+    /// under way and none may be in the way. What is cached stays, and is replaced by the fill.
+    pub fn fetch_only(&self, key: &[u8], variant: &VariantKey<'_>, at: &Moment) -> Option<Token<W>> {
+        if !variant.fits(key) {
+            return None;
         }
+        let hash = self.hash(key);
+        self.write(hash).edit_or_insert(hash, key, |record, ledger| {
+            let slot = record.as_slot(ledger);
+            let token = match slot.entrance(variant, at, ledger) {
+                Entrance::Join(_) | Entrance::Bypass(_) => None,
+                Entrance::Begin => {
+                    let token = Token::new(variant, at.now, at.generation);
+                    slot.begin(&token, ledger);
+                    Some(token)
+                }
+            };
+            record.settle(at.certified);
+            (token, record.fate())
+        })
     }
 
     /// The reply to a token's read has arrived, and was no error. It is stored if nothing came between (invariant
@@ -404,7 +416,7 @@ impl<W> Cache<W> {
             let is_due = now.wrapping_sub(last) >= interval;
             is_due && view.touch.compare_exchange(last, now, Relaxed, Relaxed).is_ok()
         };
-        Hit { reply: view.reply, stamp: Stamp(view.entry.stamp), touch }
+        Hit { reply: view.reply, stamp: Stamp(view.entry.stamp), arrived: view.entry.arrived(), touch }
     }
 
     fn hash(&self, key: &[u8]) -> u64 {

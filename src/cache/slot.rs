@@ -256,7 +256,7 @@ impl<W> Slot<W> {
             && let Some(held) = self.entries.at_mut(position)
         {
             let entry = held.entry_mut();
-            entry.read_again(sent_at);
+            entry.read_again(sent_at, arrived);
             // Between the two reads it may have been something else, which an MGET must be told.
             entry.stamp = ledger.candidates.next_stamp();
         }

@@ -43,6 +43,9 @@ pub struct Hit<'a> {
     pub reply: Reply<'a>,
     /// For [`Cache::still_valid`].
     pub stamp: Stamp,
+    /// When the reply had arrived, rounded up: what it shows of outside writes may run ahead of the
+    /// invalidations of other keys until this is certified.
+    pub arrived: Nanos,
     /// The key is due for a TOUCH upstream, and this hit is the one to send it.
     pub touch: bool,
 }
@@ -67,23 +70,15 @@ pub enum Bypass {
     Writing,
     /// A read is in flight that may be older than what was seen of the key, and may not be joined.
     InFlight,
-    /// The caller may not fetch, and there was nothing to join.
-    JoinOnly,
-    /// The name is too long, or the database's number too high, to be cached.
+    /// The link is not live within its lease, the key is not tracked, or the reader's lane ends at another server. Not
+    /// this layer's to say: coherence says it in its place.
+    NotLive,
+    /// The name is too long, or the number of the database or the identity too high, to be cached.
     Unfit,
     /// [`VARIANTS_MAX`] variants of the key are in flight.
     TooMany,
     /// The caller's moment is of an earlier generation than what is here.
     LateMoment,
-}
-
-/// Whether a reader who finds nothing may start a flight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnMiss {
-    /// It may.
-    Fetch,
-    /// It may only join one.
-    JoinOnly,
 }
 
 /// What became of a reply.

@@ -202,10 +202,17 @@ impl World {
             self.hits += 1;
             return self.answer(op, shown[0]);
         }
-        let on_miss = if self.rng.u32(0..8) == 0 { OnMiss::JoinOnly } else { OnMiss::Fetch };
         let lane = self.rng.usize(0..self.lanes.len());
         let found = |hit: Hit<'_>| hit.reply.bytes().unwrap()[0];
-        match self.cache.join_or_fetch(K, &variant, &at, on_miss, found, || op) {
+        if self.rng.u32(0..8) == 0 {
+            // A part of a larger read, which is sent in any case.
+            let request = match self.cache.fetch_only(K, &variant, &at) {
+                Some(token) => Request::Fill { op, token },
+                None => Request::Bypass { op, sent_at: at.now },
+            };
+            return self.lanes[lane].requests.push_back(request);
+        }
+        match self.cache.join_or_fetch(K, &variant, &at, found, || op) {
             Read::Hit(value) => self.answer(op, value),
             Read::Joined => self.joins += 1,
             Read::Fetch(token) => self.lanes[lane].requests.push_back(Request::Fill { op, token }),

@@ -51,7 +51,7 @@ impl<W> Cache<W> {
     /// Reads as a session does that may fetch; a hit says its reply.
     fn read_as(&self, key: &[u8], variant: &VariantKey<'_>, at: &Moment, waiter: W) -> Read<Vec<u8>, W> {
         let found = |hit: Hit<'_>| hit.reply.bytes().unwrap_or(b"nil").to_vec();
-        self.join_or_fetch(key, variant, at, OnMiss::Fetch, found, || waiter)
+        self.join_or_fetch(key, variant, at, found, || waiter)
     }
 
     /// Reads, and must get a token.

@@ -128,17 +128,42 @@ fn a_reader_joins_the_read_in_flight_and_gets_its_reply() {
 }
 
 #[test]
-fn a_reader_who_may_not_fetch_may_still_join() {
+fn a_read_that_is_sent_in_any_case_gets_a_token_only_where_none_is_out() {
     let (cache, (one, two)) = (unbounded(), pair());
-    let read = |variant| cache.join_or_fetch(K, variant, &at(2), OnMiss::JoinOnly, |_| (), || 5);
-    assert_eq!(read(&one).bypass(), Some(Bypass::JoinOnly));
-    assert!(!cache.invalidate(K), "no slot was made");
-    let token = cache.fetch(K, &one, &at(1));
-    assert_eq!(read(&one).name(), "a join");
-    assert_eq!(read(&two).bypass(), Some(Bypass::JoinOnly));
+    let token = cache.fetch_only(K, &one, &at(1)).expect("nothing stands against it");
+    assert!(cache.fetch_only(K, &one, &at(2)).is_none(), "one token a variant");
+    let other = cache.fetch_only(K, &two, &at(2)).expect("another variant");
+    assert_eq!(cache.read_as(K, &one, &at(2), 5).name(), "a join");
     assert_eq!(cache.fill_now(K, token, A, &at(4)).waiters, [5]);
-    assert_eq!(read(&one).name(), "a hit");
-    assert_eq!(read(&two).bypass(), Some(Bypass::JoinOnly));
+    assert!(cache.abandon(K, other).is_empty());
+    cache.begin_write(K);
+    assert!(cache.fetch_only(K, &one, &at(9)).is_none(), "it is being written");
+    cache.end_write(K);
+    assert!(!cache.invalidate(K), "nothing was left behind");
+}
+
+#[test]
+fn a_token_that_replaces_an_entry_leaves_it_until_the_fill() {
+    let (cache, (one, _)) = (unbounded(), pair());
+    cache.store(K, &one, A, &at(1));
+    let token = cache.fetch_only(K, &one, &at(2)).expect("an entry is no obstacle");
+    assert_eq!(cache.shown(K, &one, &at(3)), Some(A.to_vec()));
+    assert_eq!(cache.fill_now(K, token, B, &at(4)).outcome, FillOutcome::Stored);
+    assert_eq!(cache.shown(K, &one, &at(5)), Some(B.to_vec()));
+    cache.check_invariants();
+}
+
+#[test]
+fn a_hit_says_by_when_its_reply_had_arrived() {
+    let (cache, (one, _)) = (unbounded(), pair());
+    let token = cache.fetch(K, &one, &at(10));
+    let arrived = ms(13);
+    let deadline = Some(ms(60_000));
+    assert_eq!(
+        cache.fill(K, token, Reply::Bytes(A), deadline, arrived, &at(13)).outcome,
+        FillOutcome::Stored
+    );
+    assert_eq!(cache.hit(K, &one, &at(14), |hit| hit.arrived), Some(arrived));
 }
 
 #[test]
