@@ -6,7 +6,12 @@
 
 pub mod cache;
 pub mod clock;
-pub mod config;
+pub mod coherence;
 pub mod command;
+pub mod config;
 pub mod ids;
+pub mod metrics;
 pub mod resp;
+pub mod server;
+pub mod session;
+pub mod upstream;

@@ -12,11 +12,18 @@ use std::{
 };
 
 use clap::Parser;
-use nearhit::config::{Config, ConfigError, LoadOptions, Log, LogFormat, LogLevel};
-use tracing::{info, level_filters::LevelFilter};
+use nearhit::{
+    config::{Config, ConfigError, LoadOptions, Log, LogFormat, LogLevel},
+    server::Server,
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info, level_filters::LevelFilter};
 
 /// The command line or the configuration is wrong: `EX_USAGE`.
 const EXIT_USAGE: u8 = 64;
+
+/// A listener cannot be bound, or the upstream cannot be served: `EX_UNAVAILABLE`.
+const EXIT_UNAVAILABLE: u8 = 69;
 
 /// A transparent, coherent caching proxy for Redis and Valkey.
 #[derive(Parser)]
@@ -65,19 +72,45 @@ fn main() -> ExitCode {
     serve(config)
 }
 
-/// Runs the proxy until it is told to stop.
+/// Runs the proxy until it is told to stop: SIGTERM and SIGINT drain, a second one stops.
 fn serve(config: Config) -> ExitCode {
-    let Config { server, upstream, cache, tracking, .. } = config;
-    let listen: Vec<_> = server.listen.iter().map(ToString::to_string).collect();
     info!(
-        listen = listen.join(", "),
-        workers = server.workers,
-        upstream = %upstream.url,
-        cache = ?cache.mode,
-        tracking = ?tracking.mode,
-        "configured",
+        version = env!("CARGO_PKG_VERSION"),
+        workers = config.server.workers,
+        upstream = %config.upstream.url,
+        cache = ?config.cache.mode,
+        tracking = ?config.tracking.mode,
+        "starting",
     );
+    let result = start_and_wait(config);
+    if let Err(error) = result {
+        error!("{error:#}");
+        eprintln!("nearhit: {error:#}");
+        return ExitCode::from(EXIT_UNAVAILABLE);
+    }
+    info!("stopped");
     ExitCode::SUCCESS
+}
+
+fn start_and_wait(config: Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut terminate, mut interrupt) = {
+        let _within = runtime.enter();
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+    };
+    let server = Server::start(config)?;
+    runtime.block_on(async {
+        for stop in [Server::drain, Server::stop] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                () = server.ended() => return,
+            }
+            stop(&server);
+        }
+    });
+    server.wait();
+    Ok(())
 }
 
 /// Takes `--set` apart. Not a parser of clap's, which would repeat what it could not parse: that may be a URL

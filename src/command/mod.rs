@@ -20,6 +20,8 @@ pub use keys::{Extent, KeySpec, Start};
 pub use server::{Malformed, ServerCommand, ServerKeySpec};
 pub use table::{NotCacheable, Table};
 
+use crate::resp::Args;
+
 /// The arguments of one request, its command name at 0.
 ///
 /// A trait, so that the parser's view of a request and a plain slice serve alike.
@@ -43,6 +45,16 @@ impl Arguments for [&[u8]] {
 
     fn get(&self, index: usize) -> Option<&[u8]> {
         <[_]>::get(self, index).copied()
+    }
+}
+
+impl Arguments for Args<'_> {
+    fn len(&self) -> usize {
+        Args::len(*self)
+    }
+
+    fn get(&self, index: usize) -> Option<&[u8]> {
+        Args::get(*self, index)
     }
 }
 
@@ -261,6 +273,11 @@ impl Command {
     /// refuses the command before it has touched anything.
     pub fn for_each_key<'a, A: Arguments + ?Sized>(&self, args: &'a A, visit: impl FnMut(&'a [u8], Access)) {
         self.keys.for_each(args, visit);
+    }
+
+    /// Whether it reads a hash, whose fields may expire by themselves (Redis 7.4) without the key's knowledge.
+    pub fn reads_hash(&self) -> bool {
+        self.name.starts_with('h')
     }
 
     /// Whether this request may wait for another client's write, and so must not travel on a shared connection.

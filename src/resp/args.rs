@@ -4,7 +4,7 @@
 //! caching need to see of it are slices. The canonical form, an array of bulk strings with CRLF everywhere, is
 //! written here and nowhere else.
 
-use std::ops::Index;
+use std::ops::{Index, Range};
 
 use super::header;
 
@@ -48,6 +48,11 @@ impl<'a> Args<'a> {
     /// One of them.
     pub fn get(self, index: usize) -> Option<&'a [u8]> {
         self.spans.get(index)?.of(self.request)
+    }
+
+    /// Where one of them lies in the request; empty past the last.
+    pub fn span(self, index: usize) -> Range<usize> {
+        self.spans.get(index).map_or(0..0, |span| span.start as usize..span.end as usize)
     }
 
     /// All of them in order.

@@ -8,12 +8,14 @@
 mod args;
 mod header;
 mod inline;
+mod output;
 pub mod reply;
 mod request;
 mod scan;
 mod value;
 
 pub use args::{Args, encode_request};
+pub use output::{OutputBuffer, Raw, SHARED_BYTES_MIN};
 pub use reply::Elements;
 pub use request::{Limits, RequestError, RequestScanner, Scanned};
 pub use scan::{Frame, FrameKind, ReplyScanner, ScanError};

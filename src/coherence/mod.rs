@@ -1,0 +1,473 @@
+//! The only door to the cache, and the only joint of cache and upstream.
+//!
+//! Sessions ask it for hits, for leave to fill, and for a guard around each write; the link tells it what the server
+//! has invalidated; the health check tells it what the server does not signal. The eleven invariants of
+//! `docs/ARCHITECTURE.md` are kept here and in `cache`, each named where it is kept. It refuses to know anything of
+//! clients: who waits for a reply is an opaque `W`.
+
+mod certify;
+pub mod link;
+mod state;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+pub use self::{
+    certify::Certifier,
+    state::{Answer, Heartbeat, Phase},
+};
+pub use crate::cache::{Bypass, FillOutcome, Hit, Limits, Protocols, Read, Reply, Stamp, Token, VariantKey};
+use crate::{
+    cache::{Cache, Filled, Moment, Observed},
+    clock::Nanos,
+    ids::{Generation, ServerId},
+    metrics::Counters,
+    resp::Raw,
+    upstream::control::Report,
+};
+
+/// While any hash has fields that expire by themselves, which the server does not signal, hash reads live this long.
+const FIELD_EXPIRY_TTL: Duration = Duration::from_secs(1);
+
+/// What the coherence protocol is told by the configuration.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The phase to begin in: `Down`, or `Off` and `Disabled` where the configuration says so.
+    pub phase: Phase,
+    /// The longest an entry may be behind the server.
+    pub max_staleness: Duration,
+    /// The longest an entry lives, whatever its key's own time to live.
+    pub ttl: Duration,
+    /// How often a hot key is touched where the upstream evicts by use; zero is never.
+    pub touch_interval: Duration,
+    /// Keys must begin with one of these to be cached; empty: all may be.
+    pub prefixes: Vec<Bytes>,
+    /// Number of worker threads.
+    pub workers: usize,
+}
+
+/// One look at clock and lease, good for a batch of requests: the clock is read after the batch came off the
+/// socket, so each request of it may be answered as of that moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch {
+    /// When the batch was read.
+    pub now: Nanos,
+    certified: Nanos,
+    leased: bool,
+}
+
+/// The reply that may be stored, and what is known of its key's life.
+pub struct Response<'a> {
+    /// The raw bytes.
+    pub raw: Raw<'a>,
+    /// PTTL's answer, sent just ahead of the read: milliseconds, -1 for none, -2 for no such key.
+    pub pttl: i64,
+    /// Whether it came from a hash, whose fields may expire by themselves.
+    pub is_hash: bool,
+    /// When it came off the socket.
+    pub arrived: Nanos,
+}
+
+impl Batch {
+    /// The certified time as the batch sees it.
+    pub fn certified(&self) -> Nanos {
+        self.certified
+    }
+}
+
+/// A cacheable read that was no hit.
+pub struct Missed<'a> {
+    /// The key.
+    pub key: &'a [u8],
+    /// What is asked of it.
+    pub variant: &'a VariantKey<'a>,
+    /// The process that the client's lane ends at.
+    pub server: ServerId,
+}
+
+/// What a write does to the cache before it may be acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WriteKind {
+    /// It changes the keys it declares and no others.
+    Declared,
+    /// It may change, or show, keys that it does not declare: a fence stands before its acknowledgement.
+    Undeclared,
+    /// It changes contents or rights wholesale: the generation moves when it is sent and when it is answered.
+    Flush,
+}
+
+/// When a write's reply may go to its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acknowledge {
+    /// At once.
+    Now,
+    /// Once this moment is certified.
+    After(Nanos),
+}
+
+/// Cache, generation and certified time.
+pub struct Coherence<W> {
+    cache: Cache<W>,
+    settings: Settings,
+    certifier: Certifier,
+    generation: AtomicU64,
+    /// The server process whose invalidations are heard.
+    server: AtomicU32,
+    hashes_live_short: AtomicBool,
+    /// The calls of unsignalled commands at the last health check, and of which server.
+    unsignalled: Mutex<(ServerId, HashMap<String, u64>)>,
+    /// Breaks the link, so that it is dialled anew.
+    relink: Notify,
+    link_counters: Arc<Counters>,
+}
+
+impl<W> Coherence<W> {
+    /// An empty cache.
+    pub fn new(settings: Settings, limits: Limits, link_counters: Arc<Counters>) -> Self {
+        Self {
+            cache: Cache::new(limits),
+            certifier: Certifier::new(settings.phase, settings.max_staleness, settings.workers),
+            settings,
+            generation: AtomicU64::new(1),
+            server: AtomicU32::new(0),
+            hashes_live_short: AtomicBool::new(false),
+            unsignalled: Mutex::default(),
+            relink: Notify::new(),
+            link_counters,
+        }
+    }
+
+    /// The certified time and its waiters.
+    pub fn certifier(&self) -> &Certifier {
+        &self.certifier
+    }
+
+    /// The cache, for figures and upkeep.
+    pub fn cache(&self) -> &Cache<W> {
+        &self.cache
+    }
+
+    /// The contents' generation.
+    pub fn generation(&self) -> Generation {
+        Generation(self.generation.load(Ordering::Acquire))
+    }
+
+    /// The server process whose invalidations are heard; unknown while there is no link.
+    pub fn server(&self) -> ServerId {
+        ServerId(self.server.load(Ordering::Acquire))
+    }
+
+    /// Looks at clock and lease for a batch that was read before `now`.
+    pub fn batch(&self, now: Nanos) -> Batch {
+        let leased = self.certifier.is_leased(now);
+        Batch { now, certified: self.certified(), leased }
+    }
+
+    /// Without tracking, nothing is ever certified and nothing has to be.
+    fn certified(&self) -> Nanos {
+        if self.certifier.phase() == Phase::Off { Nanos::FOREVER } else { self.certifier.certified() }
+    }
+
+    /// The batch's look at the cache. The generation is read at each use: it may move within a batch.
+    fn at(&self, batch: &Batch) -> Moment {
+        Moment { now: batch.now, certified: batch.certified, generation: self.generation() }
+    }
+
+    /// A look at the cache as of now, with what is certified now.
+    fn moment(&self, now: Nanos) -> Moment {
+        Moment { now, certified: self.certified(), generation: self.generation() }
+    }
+
+    // ---- reads ------------------------------------------------------------------------------------------------
+
+    /// Invariant 1: answers from memory if that is allowed, calling `found` under the shard's read lock.
+    ///
+    /// The caller vouches that its client is eligible.
+    #[inline]
+    pub fn hit<R>(
+        &self,
+        key: &[u8],
+        variant: &VariantKey<'_>,
+        batch: &Batch,
+        found: impl FnOnce(Hit<'_>) -> R,
+    ) -> Option<R> {
+        if !batch.leased {
+            return None;
+        }
+        self.cache.hit(key, variant, &self.at(batch), found)
+    }
+
+    /// Invariant 2: joins a read of the same thing that is in flight, or grants a token to fill. Called before the
+    /// read is sent, on a lane that ends at `server`.
+    pub fn miss<R>(
+        &self,
+        read: &Missed<'_>,
+        batch: &Batch,
+        found: impl FnOnce(Hit<'_>) -> R,
+        waiter: impl FnOnce() -> W,
+    ) -> Read<R, W> {
+        if !batch.leased || !read.server.is_same(self.server()) || !self.is_tracked(read.key) {
+            return Read::Bypass(Bypass::NotLive);
+        }
+        self.cache.join_or_fetch(read.key, read.variant, &self.at(batch), found, waiter)
+    }
+
+    /// Invariant 2 without joining: leave to fill for a read that has to be sent in any case.
+    pub fn fetch(&self, read: &Missed<'_>, batch: &Batch) -> Option<Token<W>> {
+        if !batch.leased || !read.server.is_same(self.server()) || !self.is_tracked(read.key) {
+            return None;
+        }
+        self.cache.fetch_only(read.key, read.variant, &self.at(batch))
+    }
+
+    /// Invariants 3, 7 and 9: a token's reply came. It is stored if nothing stands against it; those who joined
+    /// it are to be answered if they did so before the deadline.
+    pub fn fill(&self, key: &[u8], token: Token<W>, response: &Response<'_>) -> (Filled<W>, Nanos) {
+        let deadline = self.deadline(token.sent_at(), response);
+        let at = self.moment(response.arrived);
+        let filled = self.cache.fill(key, token, reply(&response.raw), deadline, response.arrived, &at);
+        if filled.seen_moved {
+            self.certifier.want(response.arrived);
+        }
+        (filled, deadline.unwrap_or(Nanos::NEVER))
+    }
+
+    /// A token's read failed or was refused; returns those who wait for it.
+    pub fn abandon(&self, key: &[u8], token: Token<W>) -> Vec<W> {
+        self.cache.abandon(key, token)
+    }
+
+    /// Invariant 7: until when a reply may be served, counted from when its PTTL was sent, because the server
+    /// answered later than that. `None`: not at all.
+    fn deadline(&self, sent_at: Nanos, response: &Response<'_>) -> Option<Nanos> {
+        let is_nil = crate::resp::reply::is_nil(&response.raw);
+        let own = match response.pttl {
+            -1 => Nanos::FOREVER,
+            // The key was gone when PTTL ran; a value read after that belongs to a life PTTL knew nothing of.
+            ..-1 if is_nil => Nanos::FOREVER,
+            ..1 => return None,
+            ms => sent_at + Duration::from_millis(ms.unsigned_abs()),
+        };
+        let short = response.is_hash && self.hashes_live_short.load(Ordering::Relaxed);
+        let ttl = if short { self.settings.ttl.min(FIELD_EXPIRY_TTL) } else { self.settings.ttl };
+        Some(own.min(sent_at + ttl))
+    }
+
+    /// Invariant 9: an upstream reply that read `key` came, and was not a fill. Nothing older may be shown from now
+    /// on, until it is certified that the cache has caught up.
+    pub fn observe(&self, key: &[u8], arrived: Nanos) {
+        if self.cache.observe(key, None, arrived, &self.moment(arrived)) {
+            self.certifier.want(arrived);
+        }
+    }
+
+    /// The same for a read that is on the allowlist: if it says what is cached of that very variant, nothing new was
+    /// seen. It was sent at or after `sent_at`.
+    pub fn observe_read(
+        &self,
+        key: &[u8],
+        variant: VariantKey<'_>,
+        raw: &Raw<'_>,
+        sent_at: Nanos,
+        arrived: Nanos,
+    ) {
+        let read = Observed { variant, reply: reply(raw), sent_at };
+        if self.cache.observe(key, Some(&read), arrived, &self.moment(arrived)) {
+            self.certifier.want(arrived);
+        }
+    }
+
+    /// Invariant 10: whether a part that was taken from memory is still the same valid entry.
+    pub fn is_still_valid(&self, key: &[u8], variant: &VariantKey<'_>, stamp: Stamp, now: Nanos) -> bool {
+        self.certifier.is_leased(now) && self.cache.still_valid(key, variant, stamp, &self.moment(now))
+    }
+
+    fn is_tracked(&self, key: &[u8]) -> bool {
+        let prefixes = &self.settings.prefixes;
+        prefixes.is_empty() || prefixes.iter().any(|prefix| key.starts_with(prefix))
+    }
+
+    // ---- writes -----------------------------------------------------------------------------------------------
+
+    /// Invariant 4: drops and blocks the keys of a write that is about to be sent. Undone by the guard, however
+    /// the write ends.
+    pub fn begin_write<'k>(
+        self: &Arc<Self>,
+        kind: WriteKind,
+        keys: impl Iterator<Item = &'k [u8]>,
+    ) -> WriteGuard<W> {
+        let phase = self.certifier.phase();
+        // Without tracking, no fence can tell what an undeclared write has changed.
+        let kind = if phase == Phase::Off && kind == WriteKind::Undeclared { WriteKind::Flush } else { kind };
+        let mut guard = WriteGuard { coherence: Arc::clone(self), kind, keys: SmallVec::new() };
+        if phase == Phase::Disabled {
+            guard.kind = WriteKind::Declared;
+            return guard;
+        }
+        for key in keys {
+            self.cache.begin_write(key);
+            guard.keys.push(key.into());
+        }
+        if kind == WriteKind::Flush {
+            self.move_generation("a command that changes contents or rights wholesale was sent");
+        }
+        guard
+    }
+
+    /// Drops a key that some upstream reply shows to have changed, before that reply is passed on.
+    pub fn invalidate(&self, key: &[u8]) {
+        self.cache.invalidate(key);
+    }
+
+    /// Invariant 6: everything cached so far is dead.
+    pub fn move_generation(&self, reason: &str) {
+        let generation = self.generation.fetch_add(1, Ordering::AcqRel) + 1;
+        tracing::debug!(generation, reason, "generation moved");
+    }
+
+    // ---- what the link and the health check report ---------------------------------------------------------------
+
+    /// The server has begun to track on a new link. Lanes on other processes are of no use any more.
+    pub(crate) fn link_synced(&self, server: ServerId) {
+        self.move_generation("the link was established");
+        self.server.store(server.0, Ordering::Release);
+        self.certifier.set_phase(Phase::Sync);
+        self.link_counters.link_connects.add(1);
+    }
+
+    /// An ECHO answer certified `moment`; every push ahead of it has been applied.
+    pub(crate) fn link_certified(&self, moment: Nanos) {
+        self.certifier.certify(moment);
+        self.link_counters.certifications.add(1);
+        if self.certifier.phase() == Phase::Sync {
+            self.certifier.set_phase(Phase::Live);
+            info!("the link is live: the cache is in use");
+        }
+    }
+
+    /// Invariant 6: the link is lost, and with it every promise about what is cached.
+    pub(crate) fn link_lost(&self, reason: &str) {
+        if matches!(self.certifier.phase(), Phase::Sync | Phase::Live) {
+            warn!(reason, "the link is down: answering from the upstream alone");
+            self.link_counters.link_losses.add(1);
+        }
+        self.move_generation("the link was lost");
+        self.server.store(ServerId::UNKNOWN.0, Ordering::Release);
+        self.certifier.set_phase(Phase::Down);
+    }
+
+    /// The server cannot track. The cache goes on with own writes and time to live.
+    pub(crate) fn tracking_unavailable(&self, reason: &str) {
+        warn!(
+            reason,
+            "the upstream has no CLIENT TRACKING: changes made elsewhere are seen only when entries expire \
+             (tracking.mode = \"off\")"
+        );
+        self.move_generation("tracking is not available");
+        self.certifier.set_phase(Phase::Off);
+    }
+
+    /// A push named a key.
+    pub(crate) fn link_invalidated(&self, key: &[u8]) {
+        self.link_counters.invalidations.add(1);
+        self.cache.invalidate(key);
+    }
+
+    /// A push named no key: everything may have changed.
+    pub(crate) fn link_invalidated_all(&self) {
+        self.link_counters.invalidations_all.add(1);
+        self.move_generation("the server flushed");
+    }
+
+    /// Waits until the health check has found the link to be on the wrong process. Cancel safe.
+    pub(crate) async fn relink_wanted(&self) {
+        self.relink.notified().await;
+    }
+
+    /// What the health check found: changes that the server does not signal are found here, within
+    /// `health_check_interval`.
+    pub fn report(&self, report: &Report) {
+        let interval = self.settings.touch_interval;
+        self.cache.set_touch_interval((report.evicts_by_use && !interval.is_zero()).then_some(interval));
+        self.hashes_live_short.store(report.has_field_expiries, Ordering::Relaxed);
+        let mut last = self.unsignalled.lock();
+        let now = (report.server, report.unsignalled.clone());
+        if last.0.is_same(now.0) && last.1 != now.1 {
+            self.move_generation("SWAPDB, ACL or the like was used elsewhere");
+        }
+        let changed = !last.0.is_same(now.0);
+        *last = now;
+        drop(last);
+        match self.certifier.phase() {
+            Phase::Off if changed => {
+                self.move_generation("the upstream is another process");
+                self.server.store(report.server.0, Ordering::Release);
+                self.certifier.wake_workers();
+                self.relink.notify_one();
+            }
+            Phase::Sync | Phase::Live if !report.server.is_same(self.server()) => self.relink.notify_one(),
+            _ => {}
+        }
+    }
+
+    /// Frees what is dead, one shard after the other; returns how many entries went.
+    pub fn sweep(&self, shard: usize, now: Nanos) -> usize {
+        self.cache.sweep(shard, &self.moment(now))
+    }
+}
+
+/// Holds the keys of one write blocked. Whatever happens to the write, dropping the guard drops the keys again and
+/// unblocks them (invariant 4).
+pub struct WriteGuard<W> {
+    coherence: Arc<Coherence<W>>,
+    kind: WriteKind,
+    keys: SmallVec<[Box<[u8]>; 1]>,
+}
+
+impl<W> WriteGuard<W> {
+    /// Invariant 5: the write was answered at `arrived`. The keys are dropped once more and unblocked, and the
+    /// reply may go as the result says.
+    pub fn complete(self, arrived: Nanos) -> Acknowledge {
+        let kind = self.kind;
+        let coherence = Arc::clone(&self.coherence);
+        drop(self);
+        if kind == WriteKind::Undeclared && !coherence.certifier.is_past(arrived) {
+            coherence.certifier.want(arrived);
+            return Acknowledge::After(arrived);
+        }
+        Acknowledge::Now
+    }
+}
+
+impl<W> Drop for WriteGuard<W> {
+    fn drop(&mut self) {
+        for key in self.keys.drain(..) {
+            self.coherence.cache.end_write(&key);
+        }
+        if self.kind == WriteKind::Flush {
+            self.coherence
+                .move_generation("a command that changes contents or rights wholesale was answered");
+        }
+    }
+}
+
+/// A raw reply as the cache keeps it: a nil as the fact that it is.
+fn reply<'a>(raw: &'a Raw<'a>) -> Reply<'a> {
+    match raw {
+        raw if crate::resp::reply::is_nil(raw) => Reply::Nil,
+        Raw::Borrowed(bytes) => Reply::Bytes(bytes),
+        Raw::Shared(bytes) => Reply::Shared(bytes),
+    }
+}

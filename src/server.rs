@@ -1,0 +1,512 @@
+//! The whole proxy: threads, listeners, drain.
+//!
+//! One worker thread a core serves clients; the link has a thread of its own; the control thread accepts, probes the
+//! upstream and sweeps the cache. [`Server`] is the public surface: start, drain, stop, wait.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use thiserror::Error;
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream},
+    runtime::{Builder, Runtime},
+    sync::mpsc::{self, UnboundedReceiver, UnboundedSender},
+    task::LocalSet,
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{error, info, warn};
+
+use crate::{
+    clock,
+    coherence::{self, Coherence, Limits, Phase, link},
+    command::{ServerCommand, Table},
+    config::{AuthMode, CacheMode, Config, ListenAddress, TrackingMode},
+    ids::WorkerId,
+    metrics::Metrics,
+    session::{
+        registry::Registry,
+        worker::{Mail, Shared, Waiter, Worker},
+    },
+    upstream::{
+        connection::{DialError, Dialer, Servers},
+        control::{Control, QUESTIONS_MAX, Report},
+        health::Schedule,
+        identity::{ClientDefault, Credentials, Identities},
+        pool::{Budget, Pool},
+    },
+};
+
+/// The whole cache is swept for dead entries about once in this time.
+const SWEEP_PERIOD: Duration = Duration::from_secs(5);
+
+/// A connection's peer may leave our bytes unacknowledged for this much longer than a command may take.
+const USER_TIMEOUT_SLACK: Duration = Duration::from_secs(5);
+
+/// Locks of the cache. Many more than cores, so that two threads seldom meet at one.
+const CACHE_SHARDS: usize = 128;
+
+/// File descriptors beside those of clients: upstream connections, listeners, event loops.
+const DESCRIPTORS_RESERVED: usize = 256;
+
+/// Why the proxy does not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {error} (server.listen)")]
+    Bind {
+        /// As configured.
+        address: String,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The upstream is there and cannot be served.
+    #[error("{0}")]
+    Upstream(DialError),
+    /// The system refuses threads or event loops.
+    #[error("cannot start: {0}")]
+    System(#[from] io::Error),
+}
+
+/// A running proxy.
+pub struct Server {
+    addresses: Vec<SocketAddr>,
+    stopping: Stopping,
+    control: JoinHandle<()>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+/// The two ways to end.
+#[derive(Clone, Debug, Default)]
+struct Stopping {
+    drain: CancellationToken,
+    now: CancellationToken,
+    /// Cancelled when the control thread has seen everything off.
+    ended: CancellationToken,
+}
+
+impl Server {
+    /// Binds, looks at the upstream once, and serves. An upstream that is not there yet is no error.
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        let config = Arc::new(config);
+        raise_descriptor_limit(config.server.max_clients);
+        let runtime = runtime()?;
+        let listeners = runtime.block_on(bind(&config))?;
+        let addresses = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+        let stopping = Stopping::default();
+
+        let (mailboxes, mail): (Vec<_>, Vec<_>) =
+            (0..config.server.workers).map(|_| mpsc::unbounded_channel()).unzip();
+        let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
+        let shared = {
+            let _within = runtime.enter();
+            Arc::new(shared(&config, mailboxes, questions))
+        };
+        let control = control(&shared, &runtime)?;
+        let table = Arc::new(Table::builtin());
+        let first = first_look(&runtime, &control)?;
+
+        let workers = start_workers(&shared, mail, &table)?;
+        if config.cache.mode == CacheMode::On && config.tracking.mode == TrackingMode::Broadcast {
+            start_link(&shared)?;
+        }
+        let keeper = Keeper { shared, control, table, first };
+        let thread = {
+            let stopping = stopping.clone();
+            thread::Builder::new()
+                .name("control".into())
+                .spawn(move || runtime.block_on(keeper.run(listeners, asked, stopping)))?
+        };
+        Ok(Self { addresses, stopping, control: thread, workers })
+    }
+
+    /// The addresses that are listened on.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Takes no further client, lets requests in flight finish, and ends; at the latest after `drain_timeout`.
+    pub fn drain(&self) {
+        self.stopping.drain.cancel();
+    }
+
+    /// Ends at once.
+    pub fn stop(&self) {
+        self.stopping.drain.cancel();
+        self.stopping.now.cancel();
+    }
+
+    /// Waits until all clients have been seen off. Cancel safe.
+    pub async fn ended(&self) {
+        self.stopping.ended.cancelled().await;
+    }
+
+    /// Waits for the end of all threads.
+    pub fn wait(self) {
+        for thread in self.workers.into_iter().chain([self.control]) {
+            if thread.join().is_err() {
+                error!("a thread has panicked");
+            }
+        }
+    }
+}
+
+fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build()
+}
+
+async fn bind(config: &Config) -> Result<Vec<TcpListener>, StartError> {
+    let mut listeners = Vec::new();
+    for address in &config.server.listen {
+        let ListenAddress::Tcp(tcp) = address else {
+            let error = io::Error::new(io::ErrorKind::Unsupported, "only TCP addresses are served");
+            return Err(StartError::Bind { address: address.to_string(), error });
+        };
+        let listener = TcpListener::bind(tcp)
+            .await
+            .map_err(|error| StartError::Bind { address: address.to_string(), error })?;
+        if let Ok(address) = listener.local_addr() {
+            info!(%address, "listening");
+        }
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+/// Everything that all threads share. Must be called within the control thread's runtime, which keeps the pools.
+fn shared(
+    config: &Arc<Config>,
+    mailboxes: Vec<UnboundedSender<Mail>>,
+    questions: mpsc::Sender<crate::upstream::control::Question>,
+) -> Shared {
+    let upstream = &config.upstream;
+    let metrics = Arc::new(Metrics::new(config.server.workers));
+    let dialer = Arc::new(Dialer {
+        host: upstream.url.host.clone(),
+        port: upstream.url.port,
+        dial_timeout: upstream.dial_timeout,
+        keepalive: upstream.keepalive,
+        user_timeout: upstream.command_timeout + USER_TIMEOUT_SLACK,
+        servers: Servers::default(),
+    });
+    let client_default = match config.auth.mode {
+        AuthMode::Upstream => ClientDefault::Unauthenticated,
+        AuthMode::None => ClientDefault::Control,
+    };
+    let budget = |purpose, key, max| Budget { purpose, key, max, wait: upstream.connect_timeout };
+    let transactions = budget("transactions", "upstream.max_connections", upstream.max_connections);
+    let waiting = budget("blocked and subscribed clients", "upstream.max_blocking", upstream.max_blocking);
+    Shared {
+        coherence: Arc::new(coherence(config, &metrics)),
+        identities: Arc::new(Identities::new(credentials(config), client_default)),
+        health: Arc::default(),
+        transactions: Pool::new(Arc::clone(&dialer), transactions),
+        blocking: Pool::new(Arc::clone(&dialer), waiting),
+        default_database: upstream.url.database,
+        registry: Arc::new(Registry::new(config.server.workers)),
+        config: Arc::clone(config),
+        questions,
+        mailboxes,
+        metrics,
+        dialer,
+    }
+}
+
+fn coherence(config: &Config, metrics: &Metrics) -> Coherence<Waiter> {
+    let phase = match (config.cache.mode, config.tracking.mode) {
+        (CacheMode::Off, _) => Phase::Disabled,
+        (CacheMode::On, TrackingMode::Off) => Phase::Off,
+        (CacheMode::On, TrackingMode::Broadcast) => Phase::Down,
+    };
+    let settings = coherence::Settings {
+        phase,
+        max_staleness: config.cache.max_staleness,
+        ttl: config.cache.ttl,
+        touch_interval: config.cache.touch_interval,
+        prefixes: prefixes(config),
+        workers: config.server.workers,
+    };
+    let limits = Limits {
+        entries_max: config.cache.max_entries,
+        bytes_max: config.cache.max_memory,
+        value_bytes_max: config.cache.max_value_size,
+        shards: CACHE_SHARDS,
+    };
+    Coherence::new(settings, limits, Arc::clone(metrics.link()))
+}
+
+fn prefixes(config: &Config) -> Vec<bytes::Bytes> {
+    config.tracking.prefixes.iter().map(|prefix| bytes::Bytes::copy_from_slice(prefix.as_bytes())).collect()
+}
+
+/// The operator's own credentials: user "default" where only a password is given, as in Redis.
+fn credentials(config: &Config) -> Option<Credentials> {
+    let url = &config.upstream.url;
+    let password = url.password.as_ref()?;
+    Some(Credentials {
+        user: bytes::Bytes::copy_from_slice(url.user.as_deref().unwrap_or("default").as_bytes()),
+        password: bytes::Bytes::copy_from_slice(password.expose().as_bytes()),
+    })
+}
+
+fn control(shared: &Shared, runtime: &Runtime) -> Result<Control, StartError> {
+    let _within = runtime.enter();
+    let credentials = credentials(&shared.config).map(|credentials| {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (text(&credentials.user), text(&credentials.password))
+    });
+    Control::new(Arc::clone(&shared.dialer), credentials)
+        .map_err(|error| StartError::System(io::Error::other(error.to_string())))
+}
+
+/// The table of commands with what the server tells of its own, and what the configuration adds to the allowlist.
+/// It grows from the one before, so that the number of a command never changes.
+fn extend(table: &Table, rows: &[ServerCommand], config: &Config) -> Table {
+    let mut table = table.extend(rows);
+    for name in &config.cache.cacheable_reads {
+        if let Err(error) = table.cache(name) {
+            warn!(command = name, %error, "cache.cacheable_reads");
+        }
+    }
+    table
+}
+
+/// A cluster is refused before anything is served; a server that is not there is waited for.
+fn first_look(runtime: &Runtime, control: &Control) -> Result<Option<Report>, StartError> {
+    match runtime.block_on(async { tokio::time::timeout(Duration::from_secs(2), control.probe()).await }) {
+        Ok(Ok(report)) => {
+            fit(&report, control).map_err(StartError::Upstream)?;
+            Ok(Some(report))
+        }
+        Ok(Err(error)) => {
+            warn!(%error, "starting without the upstream");
+            Ok(None)
+        }
+        Err(_) => {
+            warn!(upstream = control.address(), "starting without the upstream: no answer");
+            Ok(None)
+        }
+    }
+}
+
+fn fit(report: &Report, control: &Control) -> Result<(), DialError> {
+    if report.is_cluster {
+        let reason =
+            "it is a node of a Redis Cluster (cluster-enabled yes), which nearhit does not support; \
+                      give it a server that is not clustered"
+                .into();
+        return Err(DialError::Unfit { address: control.address(), reason });
+    }
+    Ok(())
+}
+
+fn start_workers(
+    shared: &Arc<Shared>,
+    mail: Vec<UnboundedReceiver<Mail>>,
+    table: &Arc<Table>,
+) -> Result<Vec<JoinHandle<()>>, StartError> {
+    let mut threads = Vec::new();
+    for (index, mail) in mail.into_iter().enumerate() {
+        let (shared, table) = (Arc::clone(shared), Arc::clone(table));
+        let runtime = runtime()?;
+        let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+            let local = LocalSet::new();
+            local.block_on(
+                &runtime,
+                async move { Worker::new(WorkerId(index), shared, table).run(mail).await },
+            );
+        })?;
+        threads.push(thread);
+    }
+    Ok(threads)
+}
+
+/// The link's thread is not waited for: it has nothing to finish.
+fn start_link(shared: &Shared) -> Result<(), StartError> {
+    let upstream = &shared.config.upstream;
+    let settings = link::Settings {
+        dialer: Arc::clone(&shared.dialer),
+        identity: Arc::clone(shared.identities.control()),
+        health: Arc::clone(&shared.health),
+        prefixes: prefixes(&shared.config),
+        fence_timeout: shared.config.coherence.fence_timeout,
+        backoff: (upstream.backoff_min, upstream.backoff_max),
+    };
+    let coherence = Arc::clone(&shared.coherence);
+    let runtime = runtime()?;
+    thread::Builder::new()
+        .name("link".into())
+        .spawn(move || runtime.block_on(link::run(coherence, settings)))?;
+    Ok(())
+}
+
+/// What runs on the control thread.
+struct Keeper {
+    shared: Arc<Shared>,
+    control: Control,
+    table: Arc<Table>,
+    first: Option<Report>,
+}
+
+impl Keeper {
+    async fn run(
+        self,
+        listeners: Vec<TcpListener>,
+        asked: mpsc::Receiver<crate::upstream::control::Question>,
+        stopping: Stopping,
+    ) {
+        let local = LocalSet::new();
+        let acceptors = TaskTracker::new();
+        for listener in listeners {
+            let (shared, drain) = (Arc::clone(&self.shared), stopping.drain.clone());
+            acceptors.spawn_local_on(
+                async move { drain.run_until_cancelled(accept(listener, shared)).await },
+                &local,
+            );
+        }
+        acceptors.close();
+        let Self { shared, control, table, first } = self;
+        local
+            .run_until(async {
+                tokio::select! {
+                    () = watch_upstream(&shared, &control, table, first) => {}
+                    () = control.answer(asked) => {}
+                    () = sweep(&shared) => {}
+                    () = end(&shared, &acceptors, stopping) => {}
+                }
+            })
+            .await;
+    }
+}
+
+/// Drains: no new clients, then the old ones get `drain_timeout`, then everybody is cut off.
+async fn end(shared: &Shared, acceptors: &TaskTracker, stopping: Stopping) {
+    stopping.drain.cancelled().await;
+    acceptors.wait().await;
+    info!(clients = shared.registry.len(), "draining");
+    tell(shared, || Mail::Drain);
+    let deadline = Instant::now() + shared.config.server.drain_timeout;
+    let empty = async {
+        while !shared.registry.is_empty() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        result = timeout_at(deadline, empty) => if result.is_err() {
+            warn!(clients = shared.registry.len(), "cutting off what has not finished (server.drain_timeout)");
+        },
+        () = stopping.now.cancelled() => {}
+    }
+    tell(shared, || Mail::Stop);
+    stopping.ended.cancel();
+}
+
+fn tell(shared: &Shared, mail: impl Fn() -> Mail) {
+    for mailbox in &shared.mailboxes {
+        // A worker that has ended needs no telling.
+        let _ = mailbox.send(mail());
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => admit(stream, peer, &shared).await,
+            Err(error) => {
+                // Out of descriptors, most likely: nothing gets better by asking again at once.
+                warn!(%error, "cannot accept");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn admit(mut stream: TcpStream, peer: SocketAddr, shared: &Shared) {
+    let counters = shared.metrics.control();
+    counters.connections_received.add(1);
+    if shared.registry.len() >= shared.config.server.max_clients {
+        counters.connections_rejected.add(1);
+        // Redis's own words; a client that does not take them is closed all the same.
+        let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
+        let _ = stream.shutdown().await;
+        return;
+    }
+    let Ok(local) = stream.local_addr() else { return };
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    let Ok(stream) = stream.into_std() else { return };
+    let info = shared.registry.enter(peer, local, clock::now());
+    if shared.mailboxes[info.worker.0].send(Mail::Client(stream, info.id)).is_err() {
+        shared.registry.remove(info.id);
+    }
+}
+
+/// The health check, and what follows from each report.
+async fn watch_upstream(shared: &Shared, control: &Control, table: Arc<Table>, first: Option<Report>) {
+    let upstream = &shared.config.upstream;
+    let schedule = Schedule {
+        interval: upstream.health_check_interval,
+        patience: upstream.dial_timeout + upstream.command_timeout,
+        backoff: (upstream.backoff_min, upstream.backoff_max),
+    };
+    let mut asked = None;
+    let mut table = table;
+    if let Some(report) = first {
+        shared.coherence.report(&report);
+    }
+    let found = async |report: Report| {
+        fit(&report, control)?;
+        shared.coherence.report(&report);
+        if asked != Some(report.server) {
+            match control.commands().await {
+                Ok(rows) => {
+                    table = Arc::new(extend(&table, &rows, &shared.config));
+                    tell(shared, || Mail::Table(Arc::clone(&table)));
+                    asked = Some(report.server);
+                    info!(
+                        version = report.version,
+                        role = report.role,
+                        commands = rows.len(),
+                        "upstream known"
+                    );
+                }
+                Err(error) => warn!(%error, "COMMAND failed; commands of modules are treated as unknown"),
+            }
+        }
+        Ok(())
+    };
+    shared.health.run(control, schedule, &shared.metrics, found).await;
+}
+
+/// Frees dead entries, a shard at a time.
+async fn sweep(shared: &Shared) {
+    let shards = shared.coherence.cache().shards();
+    let mut tick = interval(SWEEP_PERIOD / u32::try_from(shards).unwrap_or(u32::MAX));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    for shard in (0..shards).cycle() {
+        tick.tick().await;
+        shared.coherence.sweep(shard, clock::now());
+    }
+}
+
+/// Clients cost a file descriptor each; the soft limit is often 1,024.
+fn raise_descriptor_limit(clients: usize) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = (clients + DESCRIPTORS_RESERVED) as u64;
+    if limit.current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    let raised = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
+    let set = setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum: limit.maximum });
+    if set.is_err() || raised < wanted {
+        warn!(limit = raised, wanted, "the limit on open files is too low for server.max_clients");
+    }
+}

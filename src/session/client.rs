@@ -1,0 +1,211 @@
+//! CLIENT: about this client's connection to nearhit, and about nearhit's other clients.
+//!
+//! What concerns the server's own connections (PAUSE, TRACKINGINFO and the like) is forwarded.
+
+use std::{net::SocketAddr, rc::Rc, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{Inner, Next, Session, registry::ClientInfo, state::ReplyMode, worker::Mail};
+use crate::{
+    clock,
+    coherence::Batch,
+    ids::ClientId,
+    resp::{Args, Raw, Value},
+};
+
+/// Redis's words for a name that would break CLIENT LIST's lines.
+pub(super) const NAME_ERROR: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
+
+/// Whether a text may stand as a name in CLIENT LIST.
+pub(super) fn is_name(name: &[u8]) -> bool {
+    name.iter().all(|byte| (b'!'..=b'~').contains(byte))
+}
+
+impl Session {
+    /// Dispatches on the subcommand.
+    pub(super) fn client(
+        self: &Rc<Self>,
+        inner: &mut Inner,
+        batch: &Batch,
+        args: Args<'_>,
+        request: Raw<'_>,
+    ) -> Next {
+        let Some(subcommand) = args.get(1) else { return inner.wrong_arity("client") };
+        let is = |name: &str, count: usize| {
+            subcommand.eq_ignore_ascii_case(name.as_bytes()) && args.len() == count
+        };
+        if is("ID", 2) {
+            return inner.reply(&Value::Integer(self.info.id.0.cast_signed()));
+        }
+        if is("GETNAME", 2) {
+            let name = self.info.details.lock().name.clone();
+            return inner.reply(&if name.is_empty() { Value::Nil } else { Value::Bulk(name) });
+        }
+        if is("SETNAME", 3) {
+            return self.set_name(inner, &args[2]);
+        }
+        if is("SETINFO", 4) {
+            return self.set_info(inner, &args[2], &args[3]);
+        }
+        if is("INFO", 2) {
+            let line = format!("{}\n", self.info.line(clock::now()));
+            return inner.reply(&Value::Verbatim(line.into()));
+        }
+        if is("REPLY", 3) {
+            return Self::reply_mode(inner, &args[2]);
+        }
+        if is("NO-EVICT", 3) || is("NO-TOUCH", 3) {
+            let known = [&b"ON"[..], b"OFF"].iter().any(|value| args[2].eq_ignore_ascii_case(value));
+            return if known { inner.reply(&Value::OK) } else { inner.refuse("ERR syntax error") };
+        }
+        if subcommand.eq_ignore_ascii_case(b"LIST") {
+            return self.list(inner, args);
+        }
+        if subcommand.eq_ignore_ascii_case(b"KILL") && args.len() >= 3 {
+            return self.kill_clients(inner, args);
+        }
+        if subcommand.eq_ignore_ascii_case(b"TRACKING") {
+            return self.track(inner, batch, request);
+        }
+        self.forward_plain(inner, batch, request)
+    }
+
+    fn set_name(&self, inner: &mut Inner, name: &[u8]) -> Next {
+        if !is_name(name) {
+            return inner.refuse(NAME_ERROR);
+        }
+        self.info.details.lock().name = Bytes::copy_from_slice(name);
+        inner.reply(&Value::OK)
+    }
+
+    /// CLIENT SETINFO, as Redis 7.2 has it; older servers do not know it, but libraries ask and go on.
+    fn set_info(&self, inner: &mut Inner, attribute: &[u8], value: &[u8]) -> Next {
+        let shown = String::from_utf8_lossy(attribute).to_ascii_lowercase();
+        if !is_name(value) {
+            let text = format!("ERR {shown} cannot contain spaces, newlines or special characters.");
+            return inner.refuse(&text);
+        }
+        let mut details = self.info.details.lock();
+        match shown.as_str() {
+            "lib-name" => details.library = Bytes::copy_from_slice(value),
+            "lib-ver" => details.library_version = Bytes::copy_from_slice(value),
+            _ => {
+                drop(details);
+                let text = format!("ERR Unrecognized option '{}'", String::from_utf8_lossy(attribute));
+                return inner.refuse(&text);
+            }
+        }
+        drop(details);
+        inner.reply(&Value::OK)
+    }
+
+    fn reply_mode(inner: &mut Inner, mode: &[u8]) -> Next {
+        if mode.eq_ignore_ascii_case(b"ON") {
+            inner.reply_mode = ReplyMode::On;
+            inner.mute = false;
+            return inner.reply(&Value::OK);
+        }
+        if mode.eq_ignore_ascii_case(b"OFF") {
+            inner.reply_mode = ReplyMode::Off;
+        } else if mode.eq_ignore_ascii_case(b"SKIP") {
+            if inner.reply_mode != ReplyMode::Off {
+                inner.reply_mode = ReplyMode::SkipNext;
+                // It is the next request's reply that is skipped; this one has none anyway.
+                inner.mute = false;
+            }
+        } else {
+            return inner.refuse("ERR syntax error");
+        }
+        Next::Done
+    }
+
+    fn list(&self, inner: &mut Inner, args: Args<'_>) -> Next {
+        let now = clock::now();
+        let ids: Vec<ClientId> = args.iter().skip(3).filter_map(number).map(ClientId).collect();
+        let wanted = |info: &ClientInfo| match args.get(2) {
+            None => true,
+            Some(filter) if filter.eq_ignore_ascii_case(b"ID") => ids.contains(&info.id),
+            // All clients of a proxy are of the type "normal".
+            Some(filter) if filter.eq_ignore_ascii_case(b"TYPE") => {
+                args.get(3).is_some_and(|kind| kind.eq_ignore_ascii_case(b"normal"))
+            }
+            Some(_) => false,
+        };
+        let known = args.get(2).is_none_or(|filter| {
+            (filter.eq_ignore_ascii_case(b"ID") || filter.eq_ignore_ascii_case(b"TYPE")) && args.len() > 3
+        });
+        if !known {
+            return inner.refuse("ERR syntax error");
+        }
+        let lines: String = self
+            .worker
+            .shared
+            .registry
+            .all()
+            .iter()
+            .filter(|info| wanted(info))
+            .map(|info| info.line(now) + "\n")
+            .collect();
+        inner.reply(&Value::Verbatim(lines.into()))
+    }
+
+    /// `CLIENT KILL addr`, and the filter form.
+    fn kill_clients(&self, inner: &mut Inner, args: Args<'_>) -> Next {
+        let all = self.worker.shared.registry.all();
+        if args.len() == 3 {
+            let Some(info) = all.iter().find(|info| is_address(info.peer, &args[2])) else {
+                return inner.refuse("ERR No such client");
+            };
+            self.kill_client(info);
+            return inner.reply(&Value::OK);
+        }
+        let mut doomed: Vec<&Arc<ClientInfo>> = all.iter().collect();
+        let mut skip_me = true;
+        for index in (2..args.len()).step_by(2) {
+            let (option, Some(value)) = (&args[index], args.get(index + 1)) else {
+                return inner.refuse("ERR syntax error");
+            };
+            match option.to_ascii_uppercase().as_slice() {
+                b"ID" => match number(value) {
+                    Some(id) => doomed.retain(|info| info.id.0 == id),
+                    None => return inner.refuse("ERR client-id should be greater than 0"),
+                },
+                b"ADDR" => doomed.retain(|info| is_address(info.peer, value)),
+                b"LADDR" => doomed.retain(|info| is_address(info.local, value)),
+                b"USER" => {
+                    doomed.retain(|info| info.details.lock().user.as_deref().unwrap_or(b"default") == value);
+                }
+                b"TYPE" if value.eq_ignore_ascii_case(b"normal") => {}
+                b"TYPE" => doomed.clear(),
+                b"SKIPME" if value.eq_ignore_ascii_case(b"yes") => {}
+                b"SKIPME" if value.eq_ignore_ascii_case(b"no") => skip_me = false,
+                _ => return inner.refuse("ERR syntax error"),
+            }
+        }
+        doomed.retain(|info| !skip_me || info.id != self.info.id);
+        for info in &doomed {
+            self.kill_client(info);
+        }
+        let count = i64::try_from(doomed.len()).unwrap_or(i64::MAX);
+        inner.reply(&Value::Integer(count))
+    }
+
+    fn kill_client(&self, info: &ClientInfo) {
+        if info.id == self.info.id {
+            return self.end_after_output();
+        }
+        if let Some(mailbox) = self.worker.shared.mailboxes.get(info.worker.0) {
+            // A worker that has ended has no clients.
+            let _ = mailbox.send(Mail::Kill(info.id));
+        }
+    }
+}
+
+fn number(text: &[u8]) -> Option<u64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+fn is_address(address: SocketAddr, text: &[u8]) -> bool {
+    address.to_string().as_bytes() == text
+}

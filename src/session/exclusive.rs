@@ -1,0 +1,505 @@
+//! Connections of one client's own: MULTI to EXEC, WATCH, blocking commands, subscriptions, MONITOR.
+//!
+//! An exclusive connection is a lane with one user, so commands travel on it as on any other. It is taken out of a
+//! pool when the first command needs it and nothing of the client is in flight elsewhere, and goes back when
+//! the client is in the middle of nothing and all its commands are answered. While it has one, a client gets no hits.
+
+use std::{
+    rc::{Rc, Weak},
+    sync::Arc,
+};
+
+use super::{
+    Inner, Next, NoLane, Session,
+    state::{PubSubFrame, Transaction, pub_sub_frame},
+    ticket::{Ticket, Work},
+    write::keys,
+};
+use crate::{
+    clock::Nanos,
+    coherence::Batch,
+    command::{Class, Command, Local, SubscribeKind},
+    ids::Database,
+    resp::{Args, FrameKind, Protocol, Raw, encode_request},
+    upstream::{
+        connection::DialError,
+        identity::{Credentials, Identity},
+        lane::{Hooks, Lane},
+        pool::{self, CheckoutError},
+    },
+};
+
+/// What has to be awaited between two requests.
+pub(super) enum Transition {
+    /// Take out an exclusive connection.
+    Acquire(Purpose),
+    /// Put it back.
+    Release,
+    /// Have the upstream judge a user and password, by this request.
+    Authenticate(Credentials, Vec<u8>),
+}
+
+/// What an awaited transition came to.
+pub(super) enum Verdict {
+    /// The upstream accepts the user.
+    Accepted(Arc<Identity>),
+    /// The error reply that says why not.
+    Refused(Vec<u8>),
+}
+
+/// Which pool an exclusive connection is taken from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// MULTI, WATCH and whatever else ends by itself soon.
+    Transaction,
+    /// Blocking commands, subscriptions, MONITOR: they may stay for hours.
+    Waiting,
+}
+
+/// A connection of one client's own.
+pub(super) struct Exclusive {
+    pub(super) lane: Rc<Lane<Ticket>>,
+    place: pool::Exclusive,
+    purpose: Purpose,
+    /// It is in a state that cannot be undone, and must be thrown away: MONITOR, SCRIPT DEBUG, a client's own
+    /// tracking.
+    is_spent: bool,
+    /// The request it was taken out for has not been sent yet.
+    is_fresh: bool,
+}
+
+impl Class {
+    /// Whether this class of command needs a connection of its own.
+    pub(super) fn needs_exclusive(self) -> bool {
+        matches!(self, Self::Multi | Self::Watch | Self::Subscribe(_) | Self::Monitor | Self::ScriptDebug)
+    }
+}
+
+impl Exclusive {
+    /// Whether its client may wait for a long time for what others do.
+    pub(super) fn waits_for_others(&self) -> bool {
+        self.purpose == Purpose::Waiting
+    }
+
+    /// Closes the connection; its place in the pool becomes free.
+    pub(super) fn discard(self) {
+        self.lane.close();
+    }
+}
+
+impl Inner {
+    /// Whether the exclusive connection is bound to what the client is in the middle of.
+    pub(super) fn has_state(&self) -> bool {
+        self.transaction.is_some()
+            || self.is_watching
+            || self.is_monitoring
+            || !self.subscriptions.is_empty()
+            || self.exclusive.as_ref().is_some_and(|exclusive| exclusive.is_spent || exclusive.is_fresh)
+    }
+
+    /// Whether the exclusive connection is dead, and everything that was in flight on it given up.
+    pub(super) fn has_lost_exclusive(&self) -> bool {
+        self.in_flight == 0 && self.exclusive.as_ref().is_some_and(|exclusive| !exclusive.lane.is_open())
+    }
+
+    /// Whether the exclusive connection has done its work.
+    pub(super) fn may_release(&self) -> bool {
+        self.exclusive.is_some() && self.in_flight == 0 && !self.has_state()
+    }
+}
+
+impl Session {
+    /// A command that needs an exclusive connection, which the client does not have yet.
+    pub(super) fn acquire(inner: &mut Inner, class: Class) -> Next {
+        if let Some(Verdict::Refused(raw)) = inner.verdict.take() {
+            return inner.reply_raw(&raw);
+        }
+        if !inner.is_drained() {
+            return Next::Hold;
+        }
+        let purpose = match class {
+            Class::Multi | Class::Watch | Class::ScriptDebug | Class::Session(_) => Purpose::Transaction,
+            _ => Purpose::Waiting,
+        };
+        Next::Await(Transition::Acquire(purpose))
+    }
+
+    /// Carries out a transition. The request that wants it is dispatched again afterwards.
+    pub(super) async fn perform(self: &Rc<Self>, transition: Transition) {
+        match transition {
+            Transition::Acquire(purpose) => self.check_out(purpose).await,
+            Transition::Release => self.release().await,
+            Transition::Authenticate(credentials, request) => {
+                let shared = &self.worker.shared;
+                let verdict = match shared.dialer.judge(&request).await {
+                    Ok(None) => Verdict::Accepted(shared.identities.verified(credentials)),
+                    Ok(Some(refusal)) => Verdict::Refused(refusal.to_vec()),
+                    Err(error) => Verdict::Refused(error.raw().to_vec()),
+                };
+                self.inner.borrow_mut().verdict = Some(verdict);
+            }
+        }
+    }
+
+    async fn check_out(self: &Rc<Self>, purpose: Purpose) {
+        let shared = &self.worker.shared;
+        let (pool, name, gauge) = match purpose {
+            Purpose::Transaction => {
+                (&shared.transactions, "nearhit-transaction", &self.worker.counters.pool_in_use)
+            }
+            Purpose::Waiting => (&shared.blocking, "nearhit-blocking", &self.worker.counters.blocking_in_use),
+        };
+        if let Some(error) = shared.health.down_reason() {
+            self.inner.borrow_mut().verdict = Some(Verdict::Refused(error.raw().to_vec()));
+            return;
+        }
+        let profile = self.inner.borrow().profile.clone();
+        let (connection, place) = match pool.checkout(&profile, name).await {
+            Ok(taken) => taken,
+            Err(error) => {
+                let raw = match &error {
+                    CheckoutError::Dial(error) => error.raw().to_vec(),
+                    error @ CheckoutError::Exhausted { .. } => {
+                        super::ticket::error(&format!("nearhit: {error}"))
+                    }
+                };
+                if let CheckoutError::Dial(DialError::Unreachable { reason, .. }) = &error {
+                    shared.health.suspect(reason);
+                }
+                self.inner.borrow_mut().verdict = Some(Verdict::Refused(raw));
+                return;
+            }
+        };
+        gauge.add(1);
+        let weak = Rc::downgrade(self);
+        let counters = Arc::clone(&self.worker.counters);
+        let worker = Rc::downgrade(&self.worker);
+        let hooks = Hooks {
+            batch_end: Rc::new(move || {
+                if let Some(worker) = worker.upgrade() {
+                    worker.flush_dirty();
+                }
+            }),
+            unsolicited: Some({
+                let weak = Weak::clone(&weak);
+                Box::new(move |raw, kind, arrived| match weak.upgrade() {
+                    Some(session) => session.unsolicited(raw, kind, arrived),
+                    None => (kind == FrameKind::Reply).then_some(raw),
+                })
+            }),
+            ended: Box::new(move |_| {
+                match purpose {
+                    Purpose::Transaction => counters.pool_in_use.sub(1),
+                    Purpose::Waiting => counters.blocking_in_use.sub(1),
+                }
+                if let Some(session) = weak.upgrade() {
+                    session.wake();
+                }
+            }),
+        };
+        let lane = Lane::open(connection, shared.dialer.address(), hooks);
+        self.worker.watch_exclusive(&lane);
+        self.inner.borrow_mut().exclusive =
+            Some(Exclusive { lane, place, purpose, is_spent: false, is_fresh: true });
+    }
+
+    /// Puts the connection back, clean, or closes it.
+    async fn release(&self) {
+        let Some(exclusive) = self.inner.borrow_mut().exclusive.take() else { return };
+        let Exclusive { lane, place, is_spent, .. } = exclusive;
+        if is_spent {
+            return lane.close();
+        }
+        let profile = self.inner.borrow().profile.clone();
+        if let Some(stream) = lane.into_stream().await {
+            place.give_back(stream, profile, lane.greeting.clone());
+        }
+    }
+
+    /// A request of a client that has an exclusive connection.
+    pub(super) fn on_exclusive(
+        self: &Rc<Self>,
+        inner: &mut Inner,
+        command: &Command,
+        class: Class,
+        batch: &Batch,
+        args: Args<'_>,
+        request: Raw<'_>,
+    ) -> Next {
+        if inner.may_release() && !class.needs_exclusive() && !command.blocks(&args) {
+            return Next::Await(Transition::Release);
+        }
+        if inner.exclusive.as_ref().is_some_and(|exclusive| !exclusive.lane.is_open()) {
+            // The session's task sees to it once all that was in flight has been given up.
+            return Next::Hold;
+        }
+        if let Some(exclusive) = inner.exclusive.as_mut() {
+            exclusive.is_fresh = false;
+        }
+        if inner.transaction.is_some() {
+            return self.in_transaction(inner, command, class, batch, args, request);
+        }
+        // A RESP2 subscriber may say little, and the server knows best what.
+        let restricted = inner.profile.protocol == Protocol::Resp2 && inner.is_subscriber();
+        match class {
+            Class::Session(local @ (Local::Quit | Local::Reset)) => {
+                self.local(inner, local, batch, args, request)
+            }
+            _ if restricted && !matches!(class, Class::Subscribe(_)) => {
+                self.forward_plain(inner, batch, request)
+            }
+            Class::Session(Local::Select) => self.select_on_exclusive(inner, batch, args, request),
+            Class::Session(Local::Hello | Local::Auth) => inner
+                .refuse("ERR nearhit: HELLO and AUTH have to wait for EXEC, UNWATCH or the last UNSUBSCRIBE"),
+            Class::Session(local) => self.local(inner, local, batch, args, request),
+            Class::Refused => Self::refuse_class(inner, command),
+            Class::Multi => {
+                inner.transaction = Some(Box::new(Transaction::new()));
+                self.forward_plain(inner, batch, request)
+            }
+            Class::Watch => {
+                inner.is_watching = true;
+                self.forward_plain(inner, batch, request)
+            }
+            Class::Unwatch | Class::Exec | Class::Discard => {
+                inner.is_watching &= class != Class::Unwatch;
+                self.forward_plain(inner, batch, request)
+            }
+            Class::Subscribe(kind) => self.subscribe(inner, kind, batch, args, request),
+            Class::Monitor => {
+                inner.spend_exclusive();
+                self.forward(inner, batch, request, Work::Monitor)
+            }
+            Class::ScriptDebug => {
+                inner.spend_exclusive();
+                self.forward_plain(inner, batch, request)
+            }
+            Class::Wait => self.forward(inner, batch, request, Work::Wait),
+            _ if command.blocks(&args) => {
+                let (writes, reads) = keys(command, args);
+                self.forward(inner, batch, request, Work::Blocking { writes, reads })
+            }
+            Class::Cached(_) | Class::Mget | Class::Read | Class::ReadUndeclared => {
+                self.forward_read(inner, batch, args, request)
+            }
+            Class::Neutral => self.forward_plain(inner, batch, request),
+            Class::Write | Class::Script | Class::Flush | Class::Unknown => {
+                self.forward_write(inner, command, class, batch, args, request)
+            }
+        }
+    }
+
+    /// The connection died under the client. What it was in the middle of is gone, which no reply could tell it: so
+    /// its own connection ends, as it would with Redis. If it was in the middle of nothing, it goes on.
+    pub(super) fn lost_exclusive(&self, inner: &mut Inner) {
+        if inner.has_state() {
+            self.end(super::Ending::AfterOutput);
+        }
+        if let Some(exclusive) = inner.exclusive.take() {
+            exclusive.discard();
+        }
+    }
+
+    /// Between MULTI and EXEC everything is forwarded and queued by the server; here the keys are collected.
+    fn in_transaction(
+        self: &Rc<Self>,
+        inner: &mut Inner,
+        command: &Command,
+        class: Class,
+        batch: &Batch,
+        args: Args<'_>,
+        request: Raw<'_>,
+    ) -> Next {
+        match class {
+            Class::Session(local @ (Local::Quit | Local::Reset)) => {
+                return self.local(inner, local, batch, args, request);
+            }
+            Class::Exec => return self.exec(inner, batch, request),
+            Class::Discard => {
+                inner.transaction = None;
+                inner.is_watching = false;
+                return self.forward_plain(inner, batch, request);
+            }
+            // Refused at once by the server, and not queued.
+            Class::Multi | Class::Watch => return self.forward_plain(inner, batch, request),
+            // These would change the connection under us.
+            Class::Session(Local::Hello | Local::Auth)
+            | Class::Subscribe(_)
+            | Class::Monitor
+            | Class::ScriptDebug
+            | Class::Refused => return self.spoil(inner, batch, &args[0]),
+            Class::Session(Local::Client) if changes_connection(args.get(1)) => {
+                return self.spoil(inner, batch, &args[0]);
+            }
+            _ => {}
+        }
+        let kind = self.write_kind(class);
+        let Some(transaction) = inner.transaction.as_mut() else { return Next::Hold };
+        transaction.kind = transaction.kind.max(kind);
+        if class == Class::ReadUndeclared {
+            transaction.kind = transaction.kind.max(crate::coherence::WriteKind::Undeclared);
+        }
+        if class == Class::Session(Local::Select)
+            && let Some(database) = args.get(1).and_then(database)
+        {
+            transaction.selects.push((transaction.queued, database));
+        }
+        let (writes, reads) = keys(command, args);
+        transaction.writes.extend(writes);
+        transaction.reads.extend(reads);
+        transaction.queued += 1;
+        let lane = match self.lane(inner) {
+            Ok(lane) => lane,
+            Err(reason) => return inner.no_lane(reason),
+        };
+        let place = inner.place();
+        self.send(inner, batch, &lane, place, Work::Plain, |out| out.push(request))
+    }
+
+    /// EXEC: the union of the queue is one write.
+    fn exec(self: &Rc<Self>, inner: &mut Inner, batch: &Batch, request: Raw<'_>) -> Next {
+        let Some(transaction) = inner.transaction.take() else { return Next::Hold };
+        inner.is_watching = false;
+        let writes = transaction.writes.iter().map(|key| &**key);
+        let guard = self.worker.shared.coherence.begin_write(transaction.kind, writes);
+        self.worker.counters.writes.add(1);
+        self.forward(inner, batch, request, Work::Exec { guard, transaction })
+    }
+
+    /// Has the server refuse a command, and thereby the transaction: one that it cannot know is sent instead, and
+    /// the error names it.
+    fn spoil(self: &Rc<Self>, inner: &mut Inner, batch: &Batch, name: &[u8]) -> Next {
+        let mut request = Vec::new();
+        encode_request([&b"nearhit:not-in-a-transaction"[..], name], &mut request);
+        self.forward_plain(inner, batch, Raw::Borrowed(&request))
+    }
+
+    fn subscribe(
+        self: &Rc<Self>,
+        inner: &mut Inner,
+        kind: SubscribeKind,
+        batch: &Batch,
+        args: Args<'_>,
+        request: Raw<'_>,
+    ) -> Next {
+        if let Some(exclusive) = inner.exclusive.as_mut() {
+            exclusive.purpose = Purpose::Waiting;
+        }
+        inner.subscribing += 1;
+        let work = Work::Subscribe { kind, named: args.len() - 1, left: None, gathered: Vec::new() };
+        self.forward(inner, batch, request, work)
+    }
+
+    fn select_on_exclusive(
+        self: &Rc<Self>,
+        inner: &mut Inner,
+        batch: &Batch,
+        args: Args<'_>,
+        request: Raw<'_>,
+    ) -> Next {
+        match args.get(1).and_then(database).filter(|_| args.len() == 2) {
+            Some(database) => self.forward(inner, batch, request, Work::Select(database)),
+            None => self.forward_plain(inner, batch, request),
+        }
+    }
+
+    // ---- subscriptions ----------------------------------------------------------------------------------------
+
+    /// A frame on the exclusive connection: kept if nobody asked for it, given back if it is a reply.
+    fn unsolicited<'a>(self: &Rc<Self>, raw: Raw<'a>, kind: FrameKind, arrived: Nanos) -> Option<Raw<'a>> {
+        let mut inner = self.inner.borrow_mut();
+        let is_message = match kind {
+            FrameKind::Push => pub_sub_frame(&raw) != PubSubFrame::Confirmation,
+            FrameKind::Reply if inner.is_monitoring => is_monitor_line(&raw),
+            FrameKind::Reply => {
+                inner.profile.protocol == Protocol::Resp2
+                    && !inner.subscriptions.is_empty()
+                    && pub_sub_frame(&raw) == PubSubFrame::Message
+            }
+        };
+        if !is_message {
+            return Some(raw);
+        }
+        // Invariant 11: news does not outrun its key.
+        let fence = if self.worker.shared.config.coherence.order_messages {
+            self.worker.fence(arrived)
+        } else {
+            None
+        };
+        inner.output.append_message(raw, fence);
+        drop(inner);
+        self.worker.mark_dirty(self);
+        None
+    }
+
+    /// A SUBSCRIBE or UNSUBSCRIBE has had all its confirmations, or an error.
+    pub(super) fn subscribe_ended(&self) {
+        self.inner.borrow_mut().subscribing -= 1;
+    }
+
+    pub(super) fn confirmations(&self, kind: SubscribeKind, named: usize) -> usize {
+        self.inner.borrow_mut().subscriptions.confirmations(kind, named)
+    }
+
+    pub(super) fn confirmed(&self, kind: SubscribeKind, frame: &[u8]) {
+        self.inner.borrow_mut().subscriptions.confirm(kind, frame);
+    }
+
+    pub(super) fn monitoring(&self, on: bool) {
+        self.inner.borrow_mut().is_monitoring = on;
+    }
+
+    /// Makes a client's own CLIENT TRACKING, which is a connection's state, possible: on a connection of its own.
+    pub(super) fn track(self: &Rc<Self>, inner: &mut Inner, batch: &Batch, request: Raw<'_>) -> Next {
+        if inner.exclusive.is_none() {
+            return Self::acquire(inner, Class::Unknown);
+        }
+        inner.spend_exclusive();
+        self.forward_plain(inner, batch, request)
+    }
+
+    /// WAIT and WAITAOF count the writes of one connection: from the first on, the client's lane is its own.
+    pub(super) fn wait(self: &Rc<Self>, inner: &mut Inner, batch: &Batch, request: Raw<'_>) -> Next {
+        match self.lane(inner) {
+            Ok(lane) => {
+                self.worker.lanes.privatize(&lane);
+                inner.has_private_lane = true;
+            }
+            Err(reason @ (NoLane::Wait | NoLane::Failed(_))) => return inner.no_lane(reason),
+        }
+        self.forward(inner, batch, request, Work::Wait)
+    }
+}
+
+impl Inner {
+    /// Whether the client is, or is about to be, subscribed to something.
+    fn is_subscriber(&self) -> bool {
+        !self.subscriptions.is_empty() || self.subscribing > 0
+    }
+
+    fn spend_exclusive(&mut self) {
+        if let Some(exclusive) = self.exclusive.as_mut() {
+            exclusive.is_spent = true;
+        }
+    }
+}
+
+/// Subcommands of CLIENT that change the state of the connection they are sent on.
+fn changes_connection(subcommand: Option<&[u8]>) -> bool {
+    subcommand.is_some_and(|name| {
+        [&b"REPLY"[..], b"TRACKING", b"CACHING", b"SETNAME", b"SETINFO", b"NO-EVICT", b"NO-TOUCH"]
+            .iter()
+            .any(|known| name.eq_ignore_ascii_case(known))
+    })
+}
+
+fn database(text: &[u8]) -> Option<Database> {
+    std::str::from_utf8(text).ok()?.parse().ok().map(Database)
+}
+
+/// `+1700000000.123456 [0 127.0.0.1:1234] "get" "k"`.
+fn is_monitor_line(raw: &[u8]) -> bool {
+    raw.first() == Some(&b'+')
+        && raw.get(1).is_some_and(u8::is_ascii_digit)
+        && raw.windows(2).any(|two| two == b" [")
+}

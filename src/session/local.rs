@@ -1,0 +1,337 @@
+//! Commands that the session answers itself, because they are about this client's connection to nearhit.
+//!
+//! Where the upstream's verdict matters (AUTH, a database's existence, the fields of HELLO) it is asked, and its
+//! words are passed on. Texts of errors are those of Redis 7.
+
+use std::{rc::Rc, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+
+use super::{
+    Ending, Inner, Next, Session,
+    exclusive::{Transition, Verdict},
+    state::{ReplyMode, Subscriptions},
+    ticket::Work,
+};
+use crate::{
+    coherence::Batch,
+    command::Local,
+    config::AuthMode,
+    ids::Database,
+    resp::{Args, Protocol, Raw, Value, encode_request, reply},
+    upstream::{
+        connection::Profile,
+        identity::{Credentials, Identity},
+    },
+};
+
+/// What a HELLO asks for.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Hello {
+    protocol: Option<Protocol>,
+    credentials: Option<Credentials>,
+    name: Option<Bytes>,
+}
+
+impl Session {
+    /// Dispatches a command of the session's own.
+    pub(super) fn local(
+        self: &Rc<Self>,
+        inner: &mut Inner,
+        local: Local,
+        batch: &Batch,
+        args: Args<'_>,
+        request: Raw<'_>,
+    ) -> Next {
+        if !matches!(local, Local::Hello | Local::Auth | Local::Quit | Local::Reset) {
+            match self.is_let_in(inner) {
+                Some(true) => {}
+                Some(false) => return inner.refuse("NOAUTH Authentication required."),
+                None => return Next::Hold,
+            }
+        }
+        match local {
+            Local::Ping => match args.len() {
+                1 => inner.reply(&Value::Simple("PONG".into())),
+                2 => inner.reply(&Value::Bulk(Bytes::copy_from_slice(&args[1]))),
+                _ => inner.wrong_arity("ping"),
+            },
+            Local::Echo if args.len() == 2 => inner.reply(&Value::Bulk(Bytes::copy_from_slice(&args[1]))),
+            Local::Echo => inner.wrong_arity("echo"),
+            Local::Select => self.select(inner, args),
+            Local::Hello => self.hello(inner, args),
+            Local::Auth => self.auth(inner, args, &request),
+            Local::Quit => {
+                inner.reply(&Value::OK);
+                Next::End
+            }
+            Local::Reset => self.reset(inner),
+            Local::Client => self.client(inner, batch, args, request),
+            Local::Command => self.forward_plain(inner, batch, request),
+            Local::Info => self.info(inner, batch, args, request),
+            Local::Proxy => self.proxy(inner, args),
+        }
+    }
+
+    /// Whether the server would take commands from this client without AUTH: only a connection can tell. `None`:
+    /// one is being made. With the upstream gone nobody can tell, and answering a PING does no harm.
+    fn is_let_in(&self, inner: &mut Inner) -> Option<bool> {
+        let asks = inner.profile.identity.user.is_none() && inner.lane.is_none() && inner.exclusive.is_none();
+        if asks && matches!(self.lane(inner), Err(super::NoLane::Wait)) {
+            return None;
+        }
+        Some(inner.is_authenticated())
+    }
+
+    // ---- SELECT, AUTH, HELLO, RESET: they change which lane the client is on -----------------------------------------
+
+    fn select(&self, inner: &mut Inner, args: Args<'_>) -> Next {
+        if args.len() != 2 {
+            return inner.wrong_arity("select");
+        }
+        let number = std::str::from_utf8(&args[1]).ok().and_then(|text| text.parse::<i32>().ok());
+        let Some(number) = number else {
+            return inner.refuse("ERR value is not an integer or out of range");
+        };
+        let Ok(number) = u32::try_from(number) else {
+            return inner.refuse("ERR DB index is out of range");
+        };
+        let profile = Profile { database: Database(number), ..inner.profile.clone() };
+        match self.switch(inner, profile) {
+            Ok(()) => inner.reply(&Value::OK),
+            Err(next) => next,
+        }
+    }
+
+    /// Moves the client to a lane of another profile, once nothing of it is in flight on the old one.
+    fn switch(&self, inner: &mut Inner, profile: Profile) -> Result<(), Next> {
+        if !inner.is_drained() {
+            return Err(Next::Hold);
+        }
+        if profile != inner.profile || inner.lane.is_none() {
+            match self.pick(&profile) {
+                Ok(lane) => inner.pin(Some(lane)),
+                Err(reason) => return Err(inner.no_lane(reason)),
+            }
+        }
+        inner.profile = profile;
+        let mut details = self.info.details.lock();
+        details.database = inner.profile.database;
+        details.protocol = inner.profile.protocol;
+        details.user.clone_from(&inner.profile.identity.user);
+        Ok(())
+    }
+
+    fn auth(&self, inner: &mut Inner, args: Args<'_>, request: &[u8]) -> Next {
+        let credentials = match args.len() {
+            2 => credentials(b"default", &args[1]),
+            3 => credentials(&args[1], &args[2]),
+            1 => return inner.wrong_arity("auth"),
+            _ => return inner.refuse("ERR syntax error"),
+        };
+        let identity = match self.authenticated(inner, credentials, request.to_vec()) {
+            Ok(identity) => identity,
+            Err(next) => return next,
+        };
+        let profile = Profile { identity: Arc::clone(&identity), ..inner.profile.clone() };
+        match self.switch(inner, profile) {
+            Ok(()) => inner.reply(&Value::OK),
+            Err(next) => {
+                Self::keep_verdict(inner, &next, identity);
+                next
+            }
+        }
+    }
+
+    /// The identity of credentials that the upstream accepts; first it has to be asked.
+    fn authenticated(
+        &self,
+        inner: &mut Inner,
+        credentials: Credentials,
+        question: Vec<u8>,
+    ) -> Result<Arc<Identity>, Next> {
+        if self.worker.shared.config.auth.mode == AuthMode::None {
+            return Ok(Arc::clone(self.worker.shared.identities.client_default()));
+        }
+        match inner.verdict.take() {
+            Some(Verdict::Accepted(identity)) => Ok(identity),
+            Some(Verdict::Refused(raw)) => Err(inner.reply_raw(&raw)),
+            None if inner.is_drained() => Err(Next::Await(Transition::Authenticate(credentials, question))),
+            None => Err(Next::Hold),
+        }
+    }
+
+    /// A held request comes back, and must find the verdict it has waited for.
+    fn keep_verdict(inner: &mut Inner, next: &Next, identity: Arc<Identity>) {
+        if matches!(next, Next::Hold) {
+            inner.verdict = Some(Verdict::Accepted(identity));
+        }
+    }
+
+    fn hello(&self, inner: &mut Inner, args: Args<'_>) -> Next {
+        let hello = match parse_hello(args) {
+            Ok(hello) => hello,
+            Err(text) => return inner.refuse(&text),
+        };
+        let mut identity = Arc::clone(&inner.profile.identity);
+        if let Some(credentials) = &hello.credentials {
+            let mut question = Vec::new();
+            encode_request([&b"AUTH"[..], &credentials.user, &credentials.password], &mut question);
+            identity = match self.authenticated(inner, credentials.clone(), question) {
+                Ok(identity) => identity,
+                Err(next) => return next,
+            };
+        }
+        let protocol = hello.protocol.unwrap_or(inner.profile.protocol);
+        let profile = Profile { identity: Arc::clone(&identity), protocol, database: inner.profile.database };
+        if let Err(next) = self.switch(inner, profile) {
+            if hello.credentials.is_some() {
+                Self::keep_verdict(inner, &next, identity);
+            }
+            return next;
+        }
+        let greeting = inner.lane.as_ref().map(|lane| lane.greeting.hello.clone()).unwrap_or_default();
+        if let Some(name) = hello.name
+            && !reply::is_error(&greeting)
+        {
+            self.info.details.lock().name = name;
+        }
+        inner.reply_raw(&self.own_hello(&greeting, protocol))
+    }
+
+    /// The server's HELLO as it would be if this client had asked it: with the client's own id.
+    fn own_hello(&self, greeting: &[u8], protocol: Protocol) -> Vec<u8> {
+        if greeting.first() == Some(&b'-') && greeting.starts_with(b"-ERR unknown command") {
+            // A server without HELLO: one is made up for it, since no client library may be refused (RESP2 only).
+            return self.made_up_hello(protocol);
+        }
+        let Some(elements) = reply::elements(greeting) else { return greeting.to_vec() };
+        let header = greeting.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let mut out = greeting[..header].to_vec();
+        let mut is_id = false;
+        for element in elements {
+            if is_id {
+                Value::Integer(self.info.id.0.cast_signed()).encode(protocol, &mut out);
+            } else {
+                out.extend_from_slice(element);
+            }
+            is_id = !is_id && reply::bulk(element) == Some(b"id");
+        }
+        out
+    }
+
+    fn made_up_hello(&self, protocol: Protocol) -> Vec<u8> {
+        let text = |text: &'static str| Value::Bulk(Bytes::from_static(text.as_bytes()));
+        let fields = vec![
+            (text("server"), text("redis")),
+            (text("version"), text("5.0.0")),
+            (text("proto"), Value::Integer(if protocol == Protocol::Resp3 { 3 } else { 2 })),
+            (text("id"), Value::Integer(self.info.id.0.cast_signed())),
+            (text("mode"), text("standalone")),
+            (text("role"), text("master")),
+            (text("modules"), Value::Array(Vec::new())),
+        ];
+        let mut out = Vec::new();
+        Value::Map(fields).encode(protocol, &mut out);
+        out
+    }
+
+    fn reset(&self, inner: &mut Inner) -> Next {
+        // What is in flight on an exclusive connection (a BLPOP) would hold this up for as long as it blocks: but the
+        // server, too, looks at a blocked client's RESET only when it is no longer blocked.
+        if !inner.is_drained() {
+            return Next::Hold;
+        }
+        if let Some(exclusive) = inner.exclusive.take() {
+            exclusive.discard();
+        }
+        inner.transaction = None;
+        inner.is_watching = false;
+        inner.is_monitoring = false;
+        inner.subscriptions = Subscriptions::default();
+        inner.reply_mode = ReplyMode::On;
+        inner.mute = false;
+        inner.pin(None);
+        inner.profile = Profile {
+            identity: Arc::clone(self.worker.shared.identities.client_default()),
+            database: self.worker.shared.default_database,
+            protocol: Protocol::Resp2,
+        };
+        *self.info.details.lock() = super::registry::Details::default();
+        inner.reply(&Value::Simple("RESET".into()))
+    }
+
+    // ---- INFO -------------------------------------------------------------------------------------------------
+
+    fn info(self: &Rc<Self>, inner: &mut Inner, batch: &Batch, args: Args<'_>, request: Raw<'_>) -> Next {
+        let asks =
+            |name: &str| args.iter().skip(1).any(|section| section.eq_ignore_ascii_case(name.as_bytes()));
+        if args.len() == 2 && asks("nearhit") {
+            let section = self.own_section();
+            return inner.reply(&Value::Verbatim(section.into()));
+        }
+        let with_own = args.len() == 1 || ["nearhit", "all", "everything", "default"].into_iter().any(asks);
+        let work = if with_own { Work::Info } else { Work::Plain };
+        self.forward(inner, batch, request, work)
+    }
+
+    /// The server's INFO with nearhit's section behind it.
+    pub(super) fn with_own_section(&self, raw: &[u8]) -> Vec<u8> {
+        let Some(info) = reply::bulk(raw) else { return raw.to_vec() };
+        let mut text = BytesMut::from(info);
+        if !text.is_empty() {
+            text.extend_from_slice(b"\r\n");
+        }
+        text.extend_from_slice(self.own_section().as_bytes());
+        let mut out = Vec::with_capacity(text.len() + 32);
+        let value = if raw.first() == Some(&b'=') { Value::Verbatim } else { Value::Bulk };
+        value(text.freeze())
+            .encode(if raw.first() == Some(&b'=') { Protocol::Resp3 } else { Protocol::Resp2 }, &mut out);
+        out
+    }
+
+    /// Ends the session once everything is delivered.
+    pub(super) fn end_after_output(&self) {
+        self.end(Ending::AfterOutput);
+    }
+}
+
+fn credentials(user: &[u8], password: &[u8]) -> Credentials {
+    Credentials { user: Bytes::copy_from_slice(user), password: Bytes::copy_from_slice(password) }
+}
+
+/// `HELLO [protover [AUTH user password] [SETNAME name]]`, with Redis's own errors.
+fn parse_hello(args: Args<'_>) -> Result<Hello, String> {
+    let mut hello = Hello::default();
+    let Some(version) = args.get(1) else { return Ok(hello) };
+    let number = std::str::from_utf8(version).ok().and_then(|text| text.parse::<i64>().ok());
+    hello.protocol = match number {
+        Some(2) => Some(Protocol::Resp2),
+        Some(3) => Some(Protocol::Resp3),
+        Some(_) => return Err("NOPROTO unsupported protocol version".into()),
+        None => return Err("ERR Protocol version is not an integer or out of range".into()),
+    };
+    let mut index = 2;
+    while let Some(option) = args.get(index) {
+        match (args.get(index + 1), args.get(index + 2)) {
+            (Some(user), Some(password)) if option.eq_ignore_ascii_case(b"AUTH") => {
+                hello.credentials = Some(credentials(user, password));
+                index += 3;
+            }
+            (Some(name), _) if option.eq_ignore_ascii_case(b"SETNAME") => {
+                if !super::client::is_name(name) {
+                    return Err(super::client::NAME_ERROR.into());
+                }
+                hello.name = Some(Bytes::copy_from_slice(name));
+                index += 2;
+            }
+            _ => {
+                return Err(format!(
+                    "ERR Syntax error in HELLO option '{}'",
+                    String::from_utf8_lossy(option)
+                ));
+            }
+        }
+    }
+    Ok(hello)
+}

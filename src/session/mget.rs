@@ -1,0 +1,312 @@
+//! MGET by parts: hits from memory, the rest as one MGET upstream.
+//!
+//! Redis answers an MGET at one moment, so the parts must have been true together at some moment, too
+//! (invariant 10). Entries that are valid in two looks, one after the other, were valid together in between. But
+//! an outside write of two keys may have reached a reply that came here while its invalidation has not: then
+//! one part would be new and the other old. So a part from memory counts only if everything that happened before it
+//! was read has been certified, and where parts came from upstream, the second look waits for the certification
+//! of their arrival. If a part has gone by then, the whole MGET is asked of Redis.
+
+use std::{ops::Range, rc::Rc};
+
+use bytes::Bytes;
+
+use super::{
+    Inner, Next, Session,
+    output::Seq,
+    ticket::{self, Pttl, Ticket, Work},
+    worker::Waiter,
+};
+use crate::{
+    clock::{self, Nanos},
+    coherence::{Batch, Missed, Protocols, Reply, Stamp, Token, VariantKey},
+    command::CommandId,
+    ids::{Database, IdentityId, ServerId},
+    resp::{Args, Protocol, Raw, encode_request, reply},
+    upstream::lane::Progress,
+};
+
+/// An MGET of more keys than this goes upstream whole.
+const KEYS_MAX: usize = 1024;
+
+/// An MGET that was answered in part from memory.
+pub(super) struct Mget {
+    request: Box<[u8]>,
+    parts: Vec<Part>,
+    variant: (IdentityId, Database, CommandId),
+    /// PTTLs that are still to come, then the MGET itself.
+    pttls_left: usize,
+    sent_at: Nanos,
+}
+
+/// One key of an MGET.
+struct Part {
+    key: Range<usize>,
+    source: Source,
+}
+
+enum Source {
+    /// From memory, in the client's protocol.
+    Memory(Bytes, Stamp),
+    /// Asked of Redis, perhaps with leave to fill.
+    Upstream { token: Option<Token<Waiter>>, pttl: Option<Pttl>, value: Bytes },
+}
+
+/// An MGET whose parts are all there and must be looked at once more.
+pub(super) struct Parts {
+    mget: Box<Mget>,
+    /// When the upstream part came.
+    pub(super) arrived: Nanos,
+}
+
+impl Session {
+    /// Answers from memory what can be, and asks Redis for the rest.
+    pub(super) fn mget(
+        self: &Rc<Self>,
+        inner: &mut Inner,
+        batch: &Batch,
+        args: Args<'_>,
+        request: Raw<'_>,
+    ) -> Next {
+        let eligible = inner.is_eligible()
+            && args.len() - 1 <= KEYS_MAX
+            && args.iter().skip(1).all(|key| !inner.reads(|| self.worker.hash(key)));
+        if !eligible {
+            return self.forward_read(inner, batch, args, request);
+        }
+        let mut mget = self.collect(inner, batch, args);
+        mget.request = Box::from(&request[..]);
+        let missing = mget.parts.iter().filter(|part| matches!(part.source, Source::Upstream { .. })).count();
+        let counters = &self.worker.counters;
+        if missing == 0 && mget.is_still_valid(self, batch.now) {
+            counters.hits.add(mget.parts.len() as u64);
+            counters.upstream_commands_saved.add(1);
+            if !inner.mute {
+                inner.output.append(|out| mget.write(out));
+            }
+            return Next::Done;
+        }
+        if missing == 0 {
+            return self.forward_read(inner, batch, args, request);
+        }
+        let lane = match self.lane(inner) {
+            Ok(lane) => lane,
+            Err(reason) => return inner.no_lane(reason),
+        };
+        counters.hits.add((mget.parts.len() - missing) as u64);
+        counters.misses.add(missing as u64);
+        self.ask_for_missing(&mut mget, args, inner, batch, lane.greeting.server);
+        let mut place = inner.place();
+        place.reading = args.iter().skip(1).map(|key| self.worker.hash(key)).collect();
+        let mut bytes = Vec::new();
+        mget.encode(&mut bytes);
+        self.send(inner, batch, &lane, place, Work::Mget(Box::new(mget)), |out| out.extend(&bytes))
+    }
+
+    /// Looks each key up. A part counts only if everything that came before it was read has been certified:
+    /// else it might show one half of an outside write whose other half is still cached as it was.
+    fn collect(&self, inner: &Inner, batch: &Batch, args: Args<'_>) -> Mget {
+        let get = self.worker.table.borrow().lookup(b"GET", None).id;
+        let whose = (inner.profile.identity.id, inner.profile.database, get);
+        let variant = variant(whose);
+        let coherence = &self.worker.shared.coherence;
+        let part = |index: usize| {
+            let source = coherence
+                .hit(&args[index], &variant, batch, |hit| {
+                    let certified = hit.arrived <= batch.certified();
+                    certified.then(|| Source::Memory(owned(hit.reply, inner.profile.protocol), hit.stamp))
+                })
+                .flatten();
+            Part { key: args.span(index), source: source.unwrap_or_else(Source::unasked) }
+        };
+        Mget {
+            request: Box::default(),
+            parts: (1..args.len()).map(part).collect(),
+            variant: whose,
+            pttls_left: 0,
+            sent_at: batch.now,
+        }
+    }
+
+    /// Takes leave to fill for each missing key that has no read in flight.
+    fn ask_for_missing(
+        &self,
+        mget: &mut Mget,
+        args: Args<'_>,
+        inner: &Inner,
+        batch: &Batch,
+        server: ServerId,
+    ) {
+        let coherence = &self.worker.shared.coherence;
+        if !inner.profile.identity.may_cache(coherence.generation()) {
+            return;
+        }
+        let variant = mget.variant();
+        for (index, part) in mget.parts.iter_mut().enumerate() {
+            let Source::Upstream { token, .. } = &mut part.source else { continue };
+            let missed = Missed { key: &args[index + 1], variant: &variant, server };
+            // What has just been filled, or is on its way for another client, is asked again all the same: this
+            // reply must have been true at one moment.
+            if let Some(granted) = coherence.fetch(&missed, batch) {
+                *token = Some(granted);
+                mget.pttls_left += 1;
+            }
+        }
+    }
+
+    /// Makes the reply of an MGET whose turn has come, or asks Redis for all of it.
+    pub(super) fn finish_mget(&self, inner: &mut Inner, seq: Seq, parts: Parts) {
+        let Parts { mget, .. } = parts;
+        if mget.is_still_valid(self, clock::now()) {
+            let mut out = Vec::new();
+            mget.write(&mut out);
+            inner.output.complete(seq, Raw::Shared(out.into()), None);
+        } else {
+            inner.ask_again(seq, mget.request);
+        }
+    }
+}
+
+impl Mget {
+    fn variant(&self) -> VariantKey<'static> {
+        variant(self.variant)
+    }
+
+    /// The second look (invariant 10).
+    fn is_still_valid(&self, session: &Session, now: Nanos) -> bool {
+        let variant = self.variant();
+        self.parts.iter().all(|part| match &part.source {
+            Source::Upstream { .. } => true,
+            Source::Memory(_, stamp) => session.worker.shared.coherence.is_still_valid(
+                &self.request[part.key.clone()],
+                &variant,
+                *stamp,
+                now,
+            ),
+        })
+    }
+
+    fn has_memory(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part.source, Source::Memory(..)))
+    }
+
+    /// The reply, put together.
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(format!("*{}\r\n", self.parts.len()).as_bytes());
+        for part in &self.parts {
+            match &part.source {
+                Source::Memory(value, _) | Source::Upstream { value, .. } => out.extend_from_slice(value),
+            }
+        }
+    }
+
+    /// A PTTL for each key with a token, then one MGET for all that are missing.
+    fn encode(&self, out: &mut Vec<u8>) {
+        let key = |part: &Part| self.request[part.key.clone()].to_vec();
+        for part in &self.parts {
+            if let Source::Upstream { token: Some(_), .. } = part.source {
+                encode_request([b"PTTL".to_vec(), key(part)], out);
+            }
+        }
+        let missing =
+            self.parts.iter().filter(|part| matches!(part.source, Source::Upstream { .. })).map(key);
+        encode_request(std::iter::once(b"MGET".to_vec()).chain(missing), out);
+    }
+
+    /// The lane died: the joined are told, and the request is given back.
+    pub(super) fn abandon(self, session: &Session) -> Box<[u8]> {
+        for part in self.parts {
+            if let Source::Upstream { token: Some(token), .. } = part.source {
+                let waiters = session.worker.shared.coherence.abandon(&self.request[part.key], token);
+                session.all_ask_again(waiters);
+            }
+        }
+        self.request
+    }
+}
+
+impl Source {
+    fn unasked() -> Self {
+        Self::Upstream { token: None, pttl: None, value: Bytes::new() }
+    }
+}
+
+impl Ticket {
+    /// One reply to an MGET by parts: PTTLs in the order of the keys, then the values.
+    pub(super) fn mget(&mut self, mut mget: Box<Mget>, raw: Raw<'_>, arrived: Nanos) -> Progress {
+        if mget.pttls_left > 0 {
+            mget.pttls_left -= 1;
+            let unanswered = mget.parts.iter_mut().find_map(|part| match &mut part.source {
+                Source::Upstream { token: Some(_), pttl: pttl @ None, .. } => Some(pttl),
+                _ => None,
+            });
+            if let Some(pttl) = unanswered {
+                *pttl = Some(ticket::pttl(&self.session, &raw));
+            }
+            self.work = Work::Mget(mget);
+            return Progress::More;
+        }
+        let Some(mut values) = reply::elements(&raw) else {
+            // An error: nothing is stored, and the joined ask for themselves.
+            mget.abandon(&self.session);
+            self.answer(raw, None);
+            return Progress::Done;
+        };
+        let Mget { request, parts, variant: mget_variant, sent_at, .. } = &mut *mget;
+        let (mget_variant, sent_at) = (*mget_variant, *sent_at);
+        for part in parts {
+            let Source::Upstream { token, pttl, value } = &mut part.source else { continue };
+            let element = values.next().unwrap_or_default();
+            let key = &request[part.key.clone()];
+            if let Some(token) = token.take() {
+                self.session.settle_part(key, token, *pttl, element, arrived);
+            } else {
+                let raw = Raw::Borrowed(element);
+                let coherence = &self.session.worker.shared.coherence;
+                coherence.observe_read(key, variant(mget_variant), &raw, sent_at, arrived);
+            }
+            *value = Bytes::copy_from_slice(element);
+        }
+        if mget.has_memory() {
+            self.defer(Parts { mget, arrived });
+        } else {
+            self.answer(raw, None);
+        }
+        Progress::Done
+    }
+}
+
+impl Session {
+    /// MGET says nil of a key of another type, too, where GET gives an error. So a nil is the GET's reply only if
+    /// PTTL has just said that there is no key; else those who joined with a GET ask for themselves.
+    fn settle_part(
+        &self,
+        key: &[u8],
+        token: Token<Waiter>,
+        pttl: Option<Pttl>,
+        element: &[u8],
+        arrived: Nanos,
+    ) {
+        let is_missing = matches!(pttl, Some(Pttl::Milliseconds(-2)));
+        if reply::is_nil(element) && !is_missing {
+            let waiters = self.worker.shared.coherence.abandon(key, token);
+            self.all_ask_again(waiters);
+            self.worker.shared.coherence.observe(key, arrived);
+            return;
+        }
+        self.settle_flight(key, token, Raw::Borrowed(element), pttl, false, arrived);
+    }
+}
+
+/// The variant of a GET, which is what each part of an MGET is.
+fn variant((identity, database, get): (IdentityId, Database, CommandId)) -> VariantKey<'static> {
+    VariantKey { identity, database, protocols: Protocols::Both, command: get.0, tail: &[] }
+}
+
+fn owned(reply: Reply<'_>, protocol: Protocol) -> Bytes {
+    match reply {
+        Reply::Nil => Bytes::from_static(reply::nil(protocol)),
+        Reply::Bytes(bytes) => Bytes::copy_from_slice(bytes),
+        Reply::Shared(bytes) => bytes.clone(),
+    }
+}

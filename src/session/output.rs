@@ -1,0 +1,282 @@
+//! What a client is owed, in order.
+//!
+//! Replies come in whatever order lanes, waiters and fences give them; they go out in the order of the requests.
+//! What is due goes to the ready bytes at once; what is not has a place in the queue, and everything made here
+//! meanwhile (hits, PONGs) is kept behind the place it follows. Pure: the socket is written elsewhere.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::{
+    clock::Nanos,
+    resp::{OutputBuffer, Raw},
+};
+
+/// The number of a place in the queue, counted over the session's life.
+pub(super) type Seq = u64;
+
+/// What fills a place.
+#[derive(Debug)]
+pub(super) enum Payload<D> {
+    /// Bytes as they are to be written.
+    Bytes(Bytes),
+    /// Something that has to be looked at once more when its turn comes.
+    Deferred(D),
+}
+
+#[derive(Debug)]
+enum State<D> {
+    /// The reply has not come.
+    Waiting,
+    /// It may go when its turn comes and, if a time is given, once that time is certified.
+    Ready(Payload<D>, Option<Nanos>),
+}
+
+#[derive(Debug)]
+struct Place<D> {
+    state: State<D>,
+    muted: bool,
+    after: Vec<u8>,
+}
+
+/// A session's output. `D` is what a deferred reply is made from.
+#[derive(Debug)]
+pub(super) struct Output<D> {
+    ready: OutputBuffer,
+    queue: VecDeque<Place<D>>,
+    /// The number of the first place in the queue.
+    base: Seq,
+    /// Bytes in the queue that are finished and wait for their turn.
+    queued_bytes: usize,
+    /// Places that are filled and wait for a certification.
+    fenced: usize,
+}
+
+/// Why the queue does not move.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Stop<D> {
+    /// Nothing is queued, or the first reply has not come.
+    Waiting,
+    /// The first reply waits for this time to be certified.
+    Fence(Nanos),
+    /// The first reply is due and must be made from this; give it back by [`Output::complete`] or leave it waiting.
+    Deferred(Seq, D),
+}
+
+impl<D> Output<D> {
+    pub(super) fn new() -> Self {
+        Self { ready: OutputBuffer::default(), queue: VecDeque::new(), base: 0, queued_bytes: 0, fenced: 0 }
+    }
+
+    /// Bytes that can be written now.
+    pub(super) fn ready(&mut self) -> &mut OutputBuffer {
+        &mut self.ready
+    }
+
+    /// All finished bytes that the client has not taken.
+    pub(super) fn undelivered(&self) -> usize {
+        self.ready.len() + self.queued_bytes
+    }
+
+    /// Places in the queue.
+    pub(super) fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether a reply that has come waits for a certification. Until it is out, its client gets no hits: they
+    /// would be older than what that reply tells.
+    pub(super) fn is_fenced(&self) -> bool {
+        self.fenced > 0
+    }
+
+    /// The number the next reserved place will have.
+    pub(super) fn next_seq(&self) -> Seq {
+        self.base + self.queue.len() as Seq
+    }
+
+    /// Takes a place at the end. A muted one (CLIENT REPLY OFF, SKIP) will write nothing.
+    pub(super) fn reserve(&mut self, muted: bool) -> Seq {
+        let seq = self.next_seq();
+        self.queue.push_back(Place { state: State::Waiting, muted, after: Vec::new() });
+        seq
+    }
+
+    /// Appends a reply that is made here; `write` must only add to the vector.
+    #[inline]
+    pub(super) fn append<R>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+        match self.queue.back_mut() {
+            None => self.ready.extend_with(write),
+            Some(last) => {
+                let before = last.after.len();
+                let result = write(&mut last.after);
+                self.queued_bytes += last.after.len() - before;
+                result
+            }
+        }
+    }
+
+    /// Appends a large reply by reference.
+    pub(super) fn append_shared(&mut self, bytes: Bytes) {
+        if self.queue.is_empty() {
+            return self.ready.push_shared(bytes);
+        }
+        let seq = self.reserve(false);
+        self.complete(seq, Raw::Shared(bytes), None);
+    }
+
+    /// Appends bytes that nobody asked for (a message), which wait for `fence`.
+    pub(super) fn append_message(&mut self, raw: Raw<'_>, fence: Option<Nanos>) {
+        let seq = self.reserve(false);
+        self.complete(seq, raw, fence);
+    }
+
+    /// Fills a place. The first one goes to the ready bytes at once if no fence holds it; call
+    /// [`Output::advance`] afterwards. A place that is filled already, or gone, stays as it is.
+    pub(super) fn complete(&mut self, seq: Seq, raw: Raw<'_>, fence: Option<Nanos>) {
+        let Some(index) = self.index(seq) else { return };
+        let place = &mut self.queue[index];
+        if !matches!(place.state, State::Waiting) {
+            return;
+        }
+        if index == 0 && fence.is_none() {
+            if !place.muted {
+                self.ready.push(raw);
+            }
+            self.release_first();
+        } else {
+            let bytes = if place.muted { Bytes::new() } else { raw.into_bytes() };
+            self.queued_bytes += bytes.len();
+            self.fenced += usize::from(fence.is_some());
+            place.state = State::Ready(Payload::Bytes(bytes), fence);
+        }
+    }
+
+    /// Fills a place with what is to be looked at again once `fence` is certified.
+    pub(super) fn defer(&mut self, seq: Seq, deferred: D, fence: Nanos) {
+        if let Some(index) = self.index(seq) {
+            self.queue[index].state = State::Ready(Payload::Deferred(deferred), Some(fence));
+            self.fenced += 1;
+        }
+    }
+
+    /// Moves everything that is due to the ready bytes; `is_past` tells whether a time is certified.
+    pub(super) fn advance(&mut self, is_past: impl Fn(Nanos) -> bool) -> Stop<D> {
+        loop {
+            let base = self.base;
+            let Some(first) = self.queue.front_mut() else { return Stop::Waiting };
+            match std::mem::replace(&mut first.state, State::Waiting) {
+                State::Waiting => return Stop::Waiting,
+                State::Ready(payload, Some(fence)) if !is_past(fence) => {
+                    first.state = State::Ready(payload, Some(fence));
+                    return Stop::Fence(fence);
+                }
+                State::Ready(Payload::Deferred(deferred), fence) => {
+                    self.fenced -= usize::from(fence.is_some());
+                    return Stop::Deferred(base, deferred);
+                }
+                State::Ready(Payload::Bytes(bytes), fence) => {
+                    self.fenced -= usize::from(fence.is_some());
+                    self.queued_bytes -= bytes.len();
+                    self.ready.push_shared(bytes);
+                    self.release_first();
+                }
+            }
+        }
+    }
+
+    fn index(&self, seq: Seq) -> Option<usize> {
+        let index = usize::try_from(seq.checked_sub(self.base)?).ok()?;
+        (index < self.queue.len()).then_some(index)
+    }
+
+    /// Drops the first place, whose reply has been written, and lets out what was made behind it.
+    fn release_first(&mut self) {
+        if let Some(place) = self.queue.pop_front() {
+            self.base += 1;
+            self.queued_bytes -= place.after.len();
+            if !place.after.is_empty() {
+                self.ready.extend(&place.after);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(output: &mut Output<&'static str>) -> String {
+        let bytes = output.ready.contiguous().expect("small replies").to_vec();
+        output.ready.advance(bytes.len());
+        String::from_utf8(bytes).unwrap()
+    }
+
+    fn reply(output: &mut Output<&'static str>, seq: Seq, text: &str) {
+        output.complete(seq, Raw::Borrowed(text.as_bytes()), None);
+        output.advance(|_| true);
+    }
+
+    #[test]
+    fn replies_go_in_the_order_of_the_requests() {
+        let mut output = Output::new();
+        output.append(|out| out.extend(b"a"));
+        let b = output.reserve(false);
+        output.append(|out| out.extend(b"c"));
+        let d = output.reserve(false);
+        output.append(|out| out.extend(b"e"));
+        reply(&mut output, d, "d");
+        assert_eq!(written(&mut output), "a");
+        assert_eq!(output.undelivered(), 3);
+        reply(&mut output, b, "b");
+        assert_eq!(written(&mut output), "bcde");
+        assert_eq!(output.undelivered(), 0);
+    }
+
+    #[test]
+    fn a_fenced_reply_holds_up_what_follows_until_its_time() {
+        let mut output = Output::new();
+        let a = output.reserve(false);
+        let b = output.reserve(false);
+        output.complete(a, Raw::Borrowed(b"a"), Some(Nanos(10)));
+        output.complete(b, Raw::Borrowed(b"b"), None);
+        assert_eq!(output.advance(|moment| moment < Nanos(10)), Stop::Fence(Nanos(10)));
+        assert_eq!(written(&mut output), "");
+        assert_eq!(output.advance(|moment| moment <= Nanos(10)), Stop::Waiting);
+        assert_eq!(written(&mut output), "ab");
+    }
+
+    #[test]
+    fn a_deferred_reply_comes_back_when_due_and_can_wait_again() {
+        let mut output = Output::new();
+        let a = output.reserve(false);
+        output.defer(a, "again", Nanos(10));
+        assert_eq!(output.advance(|_| true), Stop::Deferred(a, "again"));
+        assert_eq!(output.queued(), 1);
+        reply(&mut output, a, "a");
+        assert_eq!(written(&mut output), "a");
+    }
+
+    #[test]
+    fn a_muted_place_writes_nothing_but_keeps_the_order() {
+        let mut output = Output::new();
+        let a = output.reserve(true);
+        let b = output.reserve(false);
+        reply(&mut output, b, "b");
+        assert_eq!(written(&mut output), "");
+        reply(&mut output, a, "a");
+        assert_eq!(written(&mut output), "b");
+    }
+
+    #[test]
+    fn a_late_second_reply_to_a_place_is_dropped() {
+        let mut output = Output::new();
+        let a = output.reserve(false);
+        reply(&mut output, a, "timeout");
+        reply(&mut output, a, "late");
+        let b = output.reserve(false);
+        reply(&mut output, a, "later still");
+        reply(&mut output, b, "b");
+        assert_eq!(written(&mut output), "timeoutb");
+    }
+}

@@ -1,0 +1,250 @@
+//! Reads: answered from memory, joined to another client's, or sent upstream with leave to fill.
+
+use std::{rc::Rc, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{
+    Inner, Next, Session,
+    output::Seq,
+    ticket::{AskedVariant, Fill, Place, PlainRead, Ticket, Work},
+    worker::Waiter,
+};
+use crate::{
+    clock,
+    coherence::{Batch, Hit, Missed, Protocols, Read, Reply, VariantKey},
+    command::{Class, Command},
+    ids::Database,
+    resp::{Args, OutputBuffer, Protocol, Raw, RequestScanner, Scanned, reply},
+    upstream::{control::Question, lane::Lane},
+};
+
+impl Session {
+    /// A read on the allowlist: of one key, argument 1.
+    pub(super) fn read_cached(
+        self: &Rc<Self>,
+        inner: &mut Inner,
+        command: &Command,
+        same: bool,
+        batch: &Batch,
+        args: Args<'_>,
+        request: Raw<'_>,
+    ) -> Next {
+        let key = &args[1];
+        let variant = VariantKey {
+            identity: inner.profile.identity.id,
+            database: inner.profile.database,
+            protocols: protocols(inner.profile.protocol, same),
+            command: command.id.0,
+            tail: args.tail_from(2),
+        };
+        let eligible = inner.is_eligible() && !inner.reads(|| self.worker.hash(key));
+        if eligible && self.hit(inner, key, &variant, batch) {
+            return Next::Done;
+        }
+        let lane = match self.lane(inner) {
+            Ok(lane) => lane,
+            Err(reason) => return inner.no_lane(reason),
+        };
+        let coherence = &self.worker.shared.coherence;
+        if !eligible || !inner.profile.identity.may_cache(coherence.generation()) {
+            self.worker.counters.bypasses.add(1);
+            self.worker.counters.misses.add(1);
+            return self.forward_read(inner, batch, args, request);
+        }
+        let waiter = Waiter {
+            worker: self.worker.id,
+            client: self.info.id,
+            seq: inner.output.next_seq(),
+            joined_at: batch.now,
+        };
+        let missed = Missed { key, variant: &variant, server: lane.greeting.server };
+        let read = coherence.miss(&missed, batch, |hit| copy(inner, &hit), || waiter);
+        let token = match read {
+            // Filled between the two looks.
+            Read::Hit(taken) => {
+                self.count_hit(inner, taken, key, &variant);
+                return Next::Done;
+            }
+            Read::Joined => {
+                self.join(inner, waiter.seq, key, &request);
+                return Next::Done;
+            }
+            Read::Bypass(_) => {
+                self.worker.counters.bypasses.add(1);
+                self.worker.counters.misses.add(1);
+                return self.forward_read(inner, batch, args, request);
+            }
+            Read::Fetch(token) => token,
+        };
+        self.worker.counters.misses.add(1);
+        let fill = Fill {
+            key: args.span(1),
+            request: Box::from(&request[..]),
+            token: Some(token),
+            pttl: None,
+            is_hash: command.reads_hash(),
+        };
+        let mut place = inner.place();
+        place.reading.push(self.worker.hash(key));
+        self.worker.counters.upstream_commands.add(1);
+        let header = key_with_header(args);
+        self.send(inner, batch, &lane, place, Work::Fill(Box::new(fill)), |out| {
+            encode_pttl(header, out);
+            out.push(request.clone());
+        })
+    }
+
+    /// The client waits for another one's read of the same thing.
+    fn join(&self, inner: &mut Inner, seq: Seq, key: &[u8], request: &[u8]) {
+        self.worker.counters.joins.add(1);
+        self.worker.counters.upstream_commands_saved.add(1);
+        let reserved = inner.output.reserve(inner.mute);
+        debug_assert_eq!(seq, reserved, "a waiter is found by its place");
+        let key = self.worker.hash(key);
+        inner.waits += 1;
+        *inner.reading.entry(key).or_insert(0) += 1;
+        inner.joined.insert(seq, (Box::from(request), key));
+    }
+
+    /// Answers from memory: one shard lock, one copy, no await.
+    fn hit(&self, inner: &mut Inner, key: &[u8], variant: &VariantKey<'_>, batch: &Batch) -> bool {
+        let taken = self.worker.shared.coherence.hit(key, variant, batch, |hit| copy(inner, &hit));
+        let Some(taken) = taken else { return false };
+        self.count_hit(inner, taken, key, variant);
+        true
+    }
+
+    fn count_hit(&self, inner: &mut Inner, taken: Taken, key: &[u8], variant: &VariantKey<'_>) {
+        if let Some(large) = taken.large {
+            inner.output.append_shared(large);
+        }
+        if taken.touch {
+            self.touch(variant.database, key);
+        }
+        self.worker.counters.hits.add(1);
+        self.worker.counters.upstream_commands_saved.add(1);
+    }
+
+    /// A key that is hot here looks cold to a server that evicts by use.
+    fn touch(&self, database: Database, key: &[u8]) {
+        // A full queue means that the control thread is busy; the key comes up again.
+        if self.worker.shared.questions.try_send(Question::Touch(database, key.into())).is_ok() {
+            self.worker.counters.touches.add(1);
+        }
+    }
+
+    /// A read that is sent and fills nothing. What it shows of its keys may be newer than what is cached.
+    pub(super) fn forward_read(
+        self: &Rc<Self>,
+        inner: &mut Inner,
+        batch: &Batch,
+        args: Args<'_>,
+        request: Raw<'_>,
+    ) -> Next {
+        let lane = match self.lane(inner) {
+            Ok(lane) => lane,
+            Err(reason) => return inner.no_lane(reason),
+        };
+        let seq = inner.output.reserve(inner.mute);
+        self.send_read(inner, batch, &lane, seq, args, request, false)
+    }
+
+    /// Sends a read again in its old place; it fills nothing.
+    pub(super) fn resend(
+        self: &Rc<Self>,
+        inner: &mut Inner,
+        lane: &Rc<Lane<Ticket>>,
+        seq: Seq,
+        request: &[u8],
+    ) {
+        let batch = self.worker.shared.coherence.batch(clock::now());
+        let mut scanner = RequestScanner::new(self.worker.request_limits);
+        let Ok(Scanned::Request { .. }) = scanner.scan(request, true) else { return };
+        let args = scanner.args(request);
+        self.send_read(inner, &batch, lane, seq, args, Raw::Borrowed(request), true);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the one place where a plain read is put together")]
+    fn send_read(
+        self: &Rc<Self>,
+        inner: &mut Inner,
+        batch: &Batch,
+        lane: &Rc<Lane<Ticket>>,
+        seq: Seq,
+        args: Args<'_>,
+        request: Raw<'_>,
+        again: bool,
+    ) -> Next {
+        let table = Arc::clone(&self.worker.table.borrow());
+        let command = table.lookup(&args[0], args.get(1));
+        let class = command.class(&args);
+        let undeclared = class == Class::ReadUndeclared;
+        let variant = match class {
+            Class::Cached(sameness) => Some(AskedVariant {
+                protocols: protocols(inner.profile.protocol, sameness.same(&args)),
+                command: command.id,
+                tail: args.tail_from(2).into(),
+                database: inner.profile.database,
+                sent_at: batch.now,
+            }),
+            _ => None,
+        };
+        let mut place = Place::new(seq);
+        place.barrier = undeclared;
+        let mut read = PlainRead {
+            request: Box::from(&request[..]),
+            keys: smallvec::SmallVec::new(),
+            variant,
+            undeclared,
+            again,
+        };
+        command.for_each_key(&args, |key, _| {
+            place.reading.push(self.worker.hash(key));
+            read.keys.push(key.into());
+        });
+        self.send(inner, batch, lane, place, Work::Read(read), |out| out.push(request))
+    }
+}
+
+/// The protocols that a reply to be read in `protocol` is right for.
+fn protocols(protocol: Protocol, same: bool) -> Protocols {
+    match protocol {
+        _ if same => Protocols::Both,
+        Protocol::Resp2 => Protocols::Resp2,
+        Protocol::Resp3 => Protocols::Resp3,
+    }
+}
+
+/// What is left to do of a hit once the shard's lock is gone.
+struct Taken {
+    /// A reply too large to be copied under the lock.
+    large: Option<Bytes>,
+    touch: bool,
+}
+
+/// Copies a hit's reply to the client's output, under the shard's lock.
+fn copy(inner: &mut Inner, hit: &Hit<'_>) -> Taken {
+    let protocol = inner.profile.protocol;
+    let mut large = None;
+    match hit.reply {
+        _ if inner.mute => {}
+        Reply::Nil => inner.output.append(|out| out.extend_from_slice(reply::nil(protocol))),
+        Reply::Bytes(bytes) => inner.output.append(|out| out.extend_from_slice(bytes)),
+        Reply::Shared(bytes) => large = Some(Bytes::clone(bytes)),
+    }
+    Taken { large, touch: hit.touch }
+}
+
+/// The key of a one-key command as it stands in the request, `$` header and line end included.
+fn key_with_header(args: Args<'_>) -> &[u8] {
+    let from_key = args.tail_from(1);
+    &from_key[..from_key.len() - args.tail_from(2).len()]
+}
+
+/// PTTL goes ahead of every read that may fill: an expired key lives on in a server that has not got round to it,
+/// and only its own answer about the time left tells.
+fn encode_pttl(key_with_header: &[u8], out: &mut OutputBuffer) {
+    out.extend(b"*2\r\n$4\r\nPTTL\r\n");
+    out.extend(key_with_header);
+}

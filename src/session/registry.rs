@@ -1,0 +1,153 @@
+//! All clients of this proxy, for CLIENT LIST and CLIENT KILL, which look across workers.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use parking_lot::Mutex;
+
+use crate::{
+    clock::Nanos,
+    ids::{ClientId, Database, WorkerId},
+    resp::Protocol,
+};
+
+/// What CLIENT LIST tells of one client. Written by its session only, and only when something changes.
+#[derive(Clone, Debug, Default)]
+pub struct Details {
+    /// CLIENT SETNAME.
+    pub name: Bytes,
+    /// CLIENT SETINFO LIB-NAME.
+    pub library: Bytes,
+    /// CLIENT SETINFO LIB-VER.
+    pub library_version: Bytes,
+    /// The user, once authenticated.
+    pub user: Option<Bytes>,
+    /// The selected database.
+    pub database: Database,
+    /// The protocol in use.
+    pub protocol: Protocol,
+    /// The last command's name, in lower case.
+    pub command: Box<str>,
+    /// CLIENT NO-EVICT, CLIENT NO-TOUCH, MULTI, subscriptions ... as letters.
+    pub flags: String,
+}
+
+/// One client.
+#[derive(Debug)]
+pub struct ClientInfo {
+    /// Its number.
+    pub id: ClientId,
+    /// The worker that serves it.
+    pub worker: WorkerId,
+    /// Its end.
+    pub peer: SocketAddr,
+    /// Our end.
+    pub local: SocketAddr,
+    /// When it was accepted.
+    pub since: Nanos,
+    /// When it last sent something.
+    pub active: AtomicU64,
+    /// What may change.
+    pub details: Mutex<Details>,
+}
+
+/// All clients.
+#[derive(Debug, Default)]
+pub struct Registry {
+    clients: DashMap<ClientId, Arc<ClientInfo>>,
+    last_id: AtomicU64,
+    /// Clients of each worker, for the choice of the least loaded one.
+    load: Vec<AtomicU64>,
+}
+
+impl Registry {
+    /// Nobody yet.
+    pub fn new(workers: usize) -> Self {
+        let load = (0..workers).map(|_| AtomicU64::new(0)).collect();
+        Self { clients: DashMap::new(), last_id: AtomicU64::new(0), load }
+    }
+
+    /// Enters a client that has just been accepted, with the least loaded worker.
+    pub fn enter(&self, peer: SocketAddr, local: SocketAddr, now: Nanos) -> Arc<ClientInfo> {
+        let worker = (0..self.load.len()).min_by_key(|worker| self.load[*worker].load(Ordering::Relaxed));
+        let worker = WorkerId(worker.unwrap_or(0));
+        self.load[worker.0].fetch_add(1, Ordering::Relaxed);
+        let id = ClientId(self.last_id.fetch_add(1, Ordering::Relaxed) + 1);
+        let info = Arc::new(ClientInfo {
+            id,
+            worker,
+            peer,
+            local,
+            since: now,
+            active: AtomicU64::new(now.0),
+            details: Mutex::default(),
+        });
+        self.clients.insert(id, Arc::clone(&info));
+        info
+    }
+
+    /// One client.
+    pub fn get(&self, client: ClientId) -> Option<Arc<ClientInfo>> {
+        self.clients.get(&client).map(|entry| Arc::clone(entry.value()))
+    }
+
+    /// Strikes a client off.
+    pub fn remove(&self, client: ClientId) {
+        if let Some((_, info)) = self.clients.remove(&client) {
+            self.load[info.worker.0].fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Everybody, by number.
+    pub fn all(&self) -> Vec<Arc<ClientInfo>> {
+        let mut all: Vec<_> = self.clients.iter().map(|entry| Arc::clone(entry.value())).collect();
+        all.sort_by_key(|info| info.id);
+        all
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// Whether there is nobody.
+    pub fn is_empty(&self) -> bool {
+        self.clients.is_empty()
+    }
+}
+
+impl ClientInfo {
+    /// This client's line of CLIENT LIST, in Redis's form.
+    pub fn line(&self, now: Nanos) -> String {
+        let details = self.details.lock();
+        let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
+        let idle = now.since(Nanos(self.active.load(Ordering::Relaxed))).as_secs();
+        format!(
+            "id={} addr={} laddr={} fd=0 name={} age={} idle={idle} flags={} db={} cmd={} user={} resp={} \
+             lib-name={} lib-ver={} worker={}",
+            self.id.0,
+            self.peer,
+            self.local,
+            text(&details.name),
+            now.since(self.since).as_secs(),
+            if details.flags.is_empty() { "N" } else { &details.flags },
+            details.database.0,
+            if details.command.is_empty() { "NULL" } else { &details.command },
+            details.user.as_ref().map_or_else(|| "default".into(), text),
+            match details.protocol {
+                Protocol::Resp2 => 2,
+                Protocol::Resp3 => 3,
+            },
+            text(&details.library),
+            text(&details.library_version),
+            self.worker.0,
+        )
+    }
+}

@@ -1,0 +1,163 @@
+//! What a session is in the middle of: pure, so that every order of MULTI, WATCH and SUBSCRIBE can be tested.
+
+use std::collections::HashSet;
+
+use crate::{coherence::WriteKind, command::SubscribeKind, ids::Database, resp::reply};
+
+/// CLIENT REPLY.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum ReplyMode {
+    /// Every request is answered.
+    #[default]
+    On,
+    /// None is.
+    Off,
+    /// The next one is not (it was just asked for).
+    SkipNext,
+}
+
+/// A transaction from MULTI to EXEC: what it will do to the cache once it runs.
+#[derive(Debug)]
+pub(super) struct Transaction {
+    /// The worst kind of write among the queued commands.
+    pub(super) kind: WriteKind,
+    /// The union of the keys they write.
+    pub(super) writes: Vec<Box<[u8]>>,
+    /// The union of the keys they read.
+    pub(super) reads: Vec<Box<[u8]>>,
+    /// Queued SELECTs: their place in EXEC's reply and the database.
+    pub(super) selects: Vec<(usize, Database)>,
+    /// Commands queued, as far as can be seen from here.
+    pub(super) queued: usize,
+}
+
+impl Transaction {
+    pub(super) fn new() -> Self {
+        Self {
+            kind: WriteKind::Declared,
+            writes: Vec::new(),
+            reads: Vec::new(),
+            selects: Vec::new(),
+            queued: 0,
+        }
+    }
+
+    /// The database the connection is in after EXEC: that of the last SELECT that was not refused. `None`: as
+    /// before, as when EXEC ran nothing.
+    pub(super) fn database_after(&self, exec_reply: &[u8]) -> Option<Database> {
+        if self.selects.is_empty() {
+            return None;
+        }
+        let results: Vec<&[u8]> = reply::elements(exec_reply)?.collect();
+        // A command that was refused at queue time makes EXEC fail, so places and results agree.
+        let done =
+            |(place, _): &&(usize, Database)| results.get(*place).is_some_and(|raw| !reply::is_error(raw));
+        self.selects.iter().rev().find(done).map(|(_, database)| *database)
+    }
+}
+
+/// What a subscriber listens to, kept in step with the server's confirmations.
+#[derive(Debug, Default)]
+pub(super) struct Subscriptions {
+    channels: HashSet<Vec<u8>>,
+    patterns: HashSet<Vec<u8>>,
+    shards: HashSet<Vec<u8>>,
+}
+
+impl Subscriptions {
+    /// Whether nothing is subscribed to.
+    pub(super) fn is_empty(&self) -> bool {
+        self.channels.is_empty() && self.patterns.is_empty() && self.shards.is_empty()
+    }
+
+    fn of(&mut self, kind: SubscribeKind) -> &mut HashSet<Vec<u8>> {
+        match kind {
+            SubscribeKind::Subscribe | SubscribeKind::Unsubscribe => &mut self.channels,
+            SubscribeKind::Psubscribe | SubscribeKind::Punsubscribe => &mut self.patterns,
+            SubscribeKind::Ssubscribe | SubscribeKind::Sunsubscribe => &mut self.shards,
+        }
+    }
+
+    /// How many confirmations the server sends for a command with `named` channels, when it gets to it: one each,
+    /// or for "all" one for each that is subscribed to, and one all the same where there is none.
+    pub(super) fn confirmations(&mut self, kind: SubscribeKind, named: usize) -> usize {
+        if named > 0 { named } else { self.of(kind).len().max(1) }
+    }
+
+    /// Takes in one confirmation: `[kind, channel, count]`.
+    pub(super) fn confirm(&mut self, kind: SubscribeKind, frame: &[u8]) {
+        let Some(channel) = reply::elements(frame).and_then(|mut elements| elements.nth(1)) else { return };
+        let Some(channel) = reply::bulk(channel) else { return };
+        match kind {
+            SubscribeKind::Subscribe | SubscribeKind::Psubscribe | SubscribeKind::Ssubscribe => {
+                self.of(kind).insert(channel.to_vec());
+            }
+            SubscribeKind::Unsubscribe | SubscribeKind::Punsubscribe | SubscribeKind::Sunsubscribe => {
+                self.of(kind).remove(channel);
+            }
+        }
+    }
+}
+
+/// What a frame is on a connection with subscriptions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PubSubFrame {
+    /// The confirmation of a (P|S)(UN)SUBSCRIBE, which is the reply to it.
+    Confirmation,
+    /// A message, which nobody asked for.
+    Message,
+    /// Neither.
+    Other,
+}
+
+/// Tells a confirmation from a message by the frame's first element. In RESP2 both are plain arrays.
+pub(super) fn pub_sub_frame(frame: &[u8]) -> PubSubFrame {
+    if !matches!(frame.first(), Some(b'*' | b'>')) {
+        return PubSubFrame::Other;
+    }
+    let first = reply::elements(frame).and_then(|mut elements| elements.next()).and_then(reply::bulk);
+    match first {
+        Some(
+            b"subscribe" | b"psubscribe" | b"ssubscribe" | b"unsubscribe" | b"punsubscribe" | b"sunsubscribe",
+        ) => PubSubFrame::Confirmation,
+        Some(b"message" | b"pmessage" | b"smessage") => PubSubFrame::Message,
+        _ => PubSubFrame::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_select_that_worked_decides_the_database() {
+        let mut transaction = Transaction::new();
+        transaction.selects = vec![(0, Database(3)), (2, Database(99))];
+        let reply = b"*3\r\n+OK\r\n$1\r\nx\r\n-ERR DB index is out of range\r\n";
+        assert_eq!(transaction.database_after(reply), Some(Database(3)));
+        assert_eq!(transaction.database_after(b"*-1\r\n"), None, "the watch failed, nothing ran");
+        assert_eq!(transaction.database_after(b"-EXECABORT x\r\n"), None);
+    }
+
+    #[test]
+    fn unsubscribing_from_all_is_confirmed_once_a_channel_and_at_least_once() {
+        let mut subscriptions = Subscriptions::default();
+        assert_eq!(subscriptions.confirmations(SubscribeKind::Unsubscribe, 0), 1);
+        subscriptions.confirm(SubscribeKind::Subscribe, b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n");
+        subscriptions.confirm(SubscribeKind::Subscribe, b"*3\r\n$9\r\nsubscribe\r\n$1\r\nb\r\n:2\r\n");
+        assert_eq!(subscriptions.confirmations(SubscribeKind::Unsubscribe, 0), 2);
+        assert_eq!(subscriptions.confirmations(SubscribeKind::Punsubscribe, 0), 1);
+        subscriptions.confirm(SubscribeKind::Unsubscribe, b">3\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n:1\r\n");
+        assert!(!subscriptions.is_empty());
+        subscriptions.confirm(SubscribeKind::Unsubscribe, b">3\r\n$11\r\nunsubscribe\r\n$1\r\nb\r\n:0\r\n");
+        assert!(subscriptions.is_empty());
+    }
+
+    #[test]
+    fn frames_are_told_apart_in_both_protocols() {
+        assert_eq!(pub_sub_frame(b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nx\r\n"), PubSubFrame::Message);
+        assert_eq!(pub_sub_frame(b">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n"), PubSubFrame::Confirmation);
+        assert_eq!(pub_sub_frame(b"*2\r\n$4\r\npong\r\n$0\r\n\r\n"), PubSubFrame::Other);
+        assert_eq!(pub_sub_frame(b"$7\r\nmessage\r\n"), PubSubFrame::Other);
+    }
+}

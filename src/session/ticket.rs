@@ -1,0 +1,408 @@
+//! What becomes of a command in flight: the session's side of a lane's queue.
+//!
+//! A ticket knows whose command it is, which place in that client's output its reply takes, and what the cache must
+//! be told before the reply may be seen. It does the second before the first, always, and it does it when
+//! the client has gone, too: what was sent is finished.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use super::{
+    Session,
+    mget::{Mget, Parts},
+    output::Seq,
+    state::Transaction,
+    worker::{Outcome, Waiter},
+};
+use crate::{
+    clock::Nanos,
+    coherence::{Acknowledge, FillOutcome, Protocols, Response, Token, VariantKey, WriteGuard},
+    command::{CommandId, SubscribeKind},
+    ids::Database,
+    resp::{Raw, reply},
+    upstream::lane::{Completion, Loss, Progress},
+};
+
+/// A command in flight.
+pub(super) struct Ticket {
+    pub(super) session: Rc<Session>,
+    /// Whether the client has had its answer: after a timeout the late reply serves the cache alone.
+    answered: bool,
+    pub(super) place: Place,
+    pub(super) work: Work,
+}
+
+/// Where the reply goes, and what the session counts until then.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) seq: Seq,
+    /// Hashes of the keys that the command reads: no hit on them overtakes it.
+    pub(super) reading: SmallVec<[u64; 1]>,
+    /// Whether it keeps its client from hits altogether.
+    pub(super) barrier: bool,
+}
+
+/// What a reply does before it is delivered.
+pub(super) enum Work {
+    /// Nothing.
+    Plain,
+    Read(PlainRead),
+    Fill(Box<Fill>),
+    Mget(Box<Mget>),
+    Write {
+        guard: WriteGuard<Waiter>,
+        /// The keys whose values it has read.
+        sources: Vec<Box<[u8]>>,
+    },
+    Exec {
+        guard: WriteGuard<Waiter>,
+        transaction: Box<Transaction>,
+    },
+    /// A command that waited for somebody else's write: its keys are dropped when it answers.
+    Blocking {
+        writes: Vec<Box<[u8]>>,
+        reads: Vec<Box<[u8]>>,
+    },
+    Subscribe {
+        kind: SubscribeKind,
+        named: usize,
+        left: Option<usize>,
+        /// The confirmations so far; the server sends them in one go, and so do we.
+        gathered: Vec<u8>,
+    },
+    /// INFO: the server's answer, with a section of nearhit's own.
+    Info,
+    /// WAIT and WAITAOF, which take as long as the client allows.
+    Wait,
+    /// SELECT on an exclusive connection.
+    Select(Database),
+    /// MONITOR: what follows its answer is not asked for one by one.
+    Monitor,
+}
+
+/// A read that fills nothing.
+pub(super) struct PlainRead {
+    pub(super) request: Box<[u8]>,
+    pub(super) keys: SmallVec<[Box<[u8]>; 1]>,
+    /// What was asked, if it is something that may be cached.
+    pub(super) variant: Option<AskedVariant>,
+    /// Whether it may have read more than it declares.
+    pub(super) undeclared: bool,
+    /// Whether it has been sent before, on a connection that died.
+    pub(super) again: bool,
+}
+
+/// A cacheable read's variant, but for key and identity.
+pub(super) struct AskedVariant {
+    pub(super) protocols: Protocols,
+    pub(super) command: CommandId,
+    pub(super) tail: Box<[u8]>,
+    pub(super) database: Database,
+    pub(super) sent_at: Nanos,
+}
+
+/// A read that may fill the cache; PTTL goes ahead of it.
+pub(super) struct Fill {
+    pub(super) request: Box<[u8]>,
+    pub(super) key: std::ops::Range<usize>,
+    pub(super) token: Option<Token<Waiter>>,
+    pub(super) pttl: Option<Pttl>,
+    pub(super) is_hash: bool,
+}
+
+/// PTTL's answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Pttl {
+    Milliseconds(i64),
+    Refused,
+}
+
+impl Place {
+    pub(super) fn new(seq: Seq) -> Self {
+        Self { seq, reading: SmallVec::new(), barrier: false }
+    }
+}
+
+impl Ticket {
+    pub(super) fn new(session: Rc<Session>, place: Place, work: Work) -> Self {
+        Self { session, answered: false, place, work }
+    }
+
+    /// Delivers, unless the client has been answered already.
+    pub(super) fn answer(&mut self, raw: Raw<'_>, fence: Option<Nanos>) {
+        if !std::mem::replace(&mut self.answered, true) {
+            self.session.answered(&self.place, raw, fence);
+        }
+    }
+
+    /// The reply is complete but must be looked at again once its arrival is certified.
+    pub(super) fn defer(&mut self, parts: Parts) {
+        if !std::mem::replace(&mut self.answered, true) {
+            self.session.deferred(&self.place, parts);
+        }
+    }
+
+    fn acknowledge(&mut self, raw: Raw<'_>, acknowledge: Acknowledge) {
+        match acknowledge {
+            Acknowledge::Now => self.answer(raw, None),
+            Acknowledge::After(moment) => {
+                self.session.worker.counters.fences.add(1);
+                self.answer(raw, Some(moment));
+            }
+        }
+    }
+
+    /// Answers such as -READONLY tell of a changed role long before the next health check would.
+    fn note_trouble(&self, raw: &[u8]) {
+        if let Some(code @ (b"READONLY" | b"LOADING" | b"MASTERDOWN")) = reply::error_code(raw) {
+            self.session.worker.shared.health.suspect(&String::from_utf8_lossy(code));
+        }
+    }
+
+    fn observe(&self, keys: &[Box<[u8]>], arrived: Nanos) {
+        for key in keys {
+            self.session.worker.shared.coherence.observe(key, arrived);
+        }
+    }
+
+    fn observe_variant(&self, keys: &[Box<[u8]>], asked: &AskedVariant, raw: &Raw<'_>, arrived: Nanos) {
+        let variant = VariantKey {
+            identity: self.session.identity().id,
+            database: asked.database,
+            protocols: asked.protocols,
+            command: asked.command.0,
+            tail: &asked.tail,
+        };
+        for key in keys {
+            self.session.worker.shared.coherence.observe_read(key, variant, raw, asked.sent_at, arrived);
+        }
+    }
+
+    /// The fence of a reply that is news: nothing it tells of may be contradicted by the cache.
+    fn news(&self, arrived: Nanos) -> Option<Nanos> {
+        let worker = &self.session.worker;
+        worker.shared.config.coherence.order_messages.then(|| worker.fence(arrived)).flatten()
+    }
+}
+
+/// PTTL's answer as it counts for a fill, and whether the user may not ask.
+pub(super) fn pttl(session: &Session, raw: &[u8]) -> Pttl {
+    if let Some(ms) = reply::integer(raw) {
+        Pttl::Milliseconds(ms)
+    } else {
+        if reply::error_code(raw) == Some(b"NOPERM") {
+            let generation = session.worker.shared.coherence.generation();
+            session.identity().refuse_pttl(generation);
+        }
+        Pttl::Refused
+    }
+}
+
+impl Completion for Ticket {
+    fn reply(&mut self, raw: Raw<'_>, arrived: Nanos) -> Progress {
+        if raw.first() == Some(&b'-') {
+            self.note_trouble(&raw);
+        }
+        match std::mem::replace(&mut self.work, Work::Plain) {
+            Work::Plain | Work::Wait => self.answer(raw, None),
+            Work::Select(database) => {
+                if !reply::is_error(&raw) {
+                    self.session.selected(database);
+                }
+                self.answer(raw, None);
+            }
+            Work::Read(read) => {
+                match &read.variant {
+                    Some(asked) if !reply::is_error(&raw) => {
+                        self.observe_variant(&read.keys, asked, &raw, arrived);
+                    }
+                    _ => self.observe(&read.keys, arrived),
+                }
+                let fence = if read.undeclared { self.session.worker.fence(arrived) } else { None };
+                self.answer(raw, fence);
+            }
+            Work::Fill(mut fill) => {
+                if fill.pttl.is_none() {
+                    fill.pttl = Some(pttl(&self.session, &raw));
+                    self.work = Work::Fill(fill);
+                    return Progress::More;
+                }
+                self.fill(*fill, raw, arrived);
+            }
+            Work::Mget(mget) => return self.mget(mget, raw, arrived),
+            Work::Write { guard, sources } => {
+                self.observe(&sources, arrived);
+                let acknowledge = guard.complete(arrived);
+                self.acknowledge(raw, acknowledge);
+            }
+            Work::Exec { guard, transaction } => {
+                self.observe(&transaction.reads, arrived);
+                let acknowledge = guard.complete(arrived);
+                if let Some(database) = transaction.database_after(&raw) {
+                    self.session.selected(database);
+                }
+                self.acknowledge(raw, acknowledge);
+            }
+            Work::Blocking { writes, reads } => {
+                for key in &writes {
+                    self.session.worker.shared.coherence.invalidate(key);
+                }
+                self.observe(&reads, arrived);
+                let fence = self.news(arrived);
+                self.answer(raw, fence);
+            }
+            Work::Subscribe { kind, named, left, mut gathered } => {
+                if !reply::is_error(&raw) {
+                    let left = left.unwrap_or_else(|| self.session.confirmations(kind, named)) - 1;
+                    self.session.confirmed(kind, &raw);
+                    gathered.extend_from_slice(&raw);
+                    if left > 0 {
+                        self.work = Work::Subscribe { kind, named, left: Some(left), gathered };
+                        return Progress::More;
+                    }
+                }
+                self.session.subscribe_ended();
+                let all = if gathered.is_empty() { raw } else { Raw::Shared(gathered.into()) };
+                self.answer(all, None);
+            }
+            Work::Info => {
+                let raw = Bytes::from(self.session.with_own_section(&raw));
+                self.answer(Raw::Shared(raw), None);
+            }
+            Work::Monitor => {
+                self.session.monitoring(!reply::is_error(&raw));
+                self.answer(raw, None);
+            }
+        }
+        Progress::Done
+    }
+
+    fn lost(mut self, loss: &Loss) {
+        let work = std::mem::replace(&mut self.work, Work::Plain);
+        let session = Rc::clone(&self.session);
+        let request = match work {
+            Work::Fill(fill) => {
+                let Fill { request, key, token, .. } = *fill;
+                if let Some(token) = token {
+                    let waiters = session.worker.shared.coherence.abandon(&request[key], token);
+                    session.all_ask_again(waiters);
+                }
+                Some(request)
+            }
+            Work::Subscribe { .. } => {
+                session.subscribe_ended();
+                None
+            }
+            Work::Read(read) if !read.again => Some(read.request),
+            Work::Mget(mget) => Some(mget.abandon(&session)),
+            // Dropping the rest ends its guards: the keys are dropped once more and unblocked.
+            _ => None,
+        };
+        if self.answered {
+            return;
+        }
+        match request {
+            Some(request) if session.may_ask_again(self.place.seq) => session.lost_read(&self.place, request),
+            Some(_) => {
+                session.answered(&self.place, error(&format!("nearhit: {loss}")).as_slice().into(), None);
+            }
+            None => {
+                let text = format!("nearhit: {loss}; the command may or may not have been executed");
+                session.answered(&self.place, error(&text).as_slice().into(), None);
+            }
+        }
+    }
+
+    fn timed_out(&mut self) {
+        self.session.worker.counters.timeouts.add(1);
+        let waited = self.session.worker.shared.config.upstream.command_timeout;
+        let text = error(&format!(
+            "nearhit: upstream {} has not answered within {waited:?} (upstream.command_timeout); the command may still be \
+             executed",
+            self.session.worker.shared.dialer.address()
+        ));
+        if let Work::Fill(fill) = &mut self.work
+            && let Some(token) = fill.token.take()
+        {
+            let waiters =
+                self.session.worker.shared.coherence.abandon(&fill.request[fill.key.clone()], token);
+            let bytes = Bytes::from(text.clone());
+            for waiter in waiters {
+                self.session.worker.answer(waiter, Outcome::Reply(bytes.clone()));
+            }
+        }
+        self.answer(text.as_slice().into(), None);
+    }
+}
+
+impl Ticket {
+    fn fill(&mut self, fill: Fill, raw: Raw<'_>, arrived: Nanos) {
+        let Fill { request, key, token, pttl, is_hash } = fill;
+        let session = Rc::clone(&self.session);
+        let key = &request[key];
+        if let Some(token) = token {
+            session.settle_flight(key, token, raw.clone(), pttl, is_hash, arrived);
+        } else {
+            session.worker.shared.coherence.observe(key, arrived);
+        }
+        self.answer(raw, None);
+    }
+}
+
+impl Session {
+    /// Invariants 3 and 7: a token's reply came. It is stored if it may be, and those who joined are answered.
+    pub(super) fn settle_flight(
+        &self,
+        key: &[u8],
+        token: Token<Waiter>,
+        raw: Raw<'_>,
+        pttl: Option<Pttl>,
+        is_hash: bool,
+        arrived: Nanos,
+    ) {
+        let coherence = &self.worker.shared.coherence;
+        let is_error = reply::is_error(&raw);
+        let Some(Pttl::Milliseconds(pttl)) = pttl.filter(|_| !is_error) else {
+            let waiters = coherence.abandon(key, token);
+            coherence.observe(key, arrived);
+            return self.answer_all(waiters, raw, Nanos::FOREVER);
+        };
+        let response = Response { raw: raw.clone(), pttl, is_hash, arrived };
+        let (filled, deadline) = coherence.fill(key, token, &response);
+        match filled.outcome {
+            FillOutcome::Stored => self.worker.counters.fills.add(1),
+            FillOutcome::Revoked | FillOutcome::Expired | FillOutcome::TooLarge => {
+                self.worker.counters.fills_refused.add(1);
+            }
+        }
+        self.answer_all(filled.waiters, raw, deadline);
+    }
+
+    /// Tells those who joined a read that came to nothing.
+    pub(super) fn all_ask_again(&self, waiters: Vec<Waiter>) {
+        for waiter in waiters {
+            self.worker.answer(waiter, Outcome::Again);
+        }
+    }
+
+    /// Answers those who joined before the value's time was up; the others must ask for themselves.
+    fn answer_all(&self, waiters: Vec<Waiter>, raw: Raw<'_>, deadline: Nanos) {
+        if waiters.is_empty() {
+            return;
+        }
+        let outcome = if reply::is_nil(&raw) { Outcome::Nil } else { Outcome::Reply(raw.into_bytes()) };
+        for waiter in waiters {
+            let outcome = if waiter.joined_at < deadline { outcome.clone() } else { Outcome::Again };
+            self.worker.answer(waiter, outcome);
+        }
+    }
+}
+
+/// An error reply's bytes.
+pub(super) fn error(text: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() + 8);
+    crate::resp::Value::error(format!("ERR {text}")).encode(crate::resp::Protocol::Resp2, &mut out);
+    out
+}

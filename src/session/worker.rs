@@ -1,0 +1,365 @@
+//! What the sessions of one thread share: lanes, output in progress, fences, and the mailbox through which other
+//! workers answer waiters here.
+//!
+//! A worker is one current-thread runtime, so all of this is plain cells. The only things that cross threads are the
+//! cache, the counters, the registry of clients and [`Mail`].
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    hash::{BuildHasher, Hash},
+    rc::{Rc, Weak},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{
+    net::TcpStream,
+    sync::mpsc::{UnboundedReceiver, UnboundedSender},
+    task::spawn_local,
+    time::{MissedTickBehavior, interval},
+};
+
+use super::{Session, registry::Registry, ticket::Ticket};
+use crate::{
+    clock::{self, Nanos},
+    coherence::Coherence,
+    command::Table,
+    config::Config,
+    ids::{ClientId, Database, ServerId, WorkerId},
+    metrics::{Counters, Metrics},
+    resp::{Limits, Raw},
+    upstream::{
+        connection::Dialer,
+        control::Question,
+        health::Health,
+        identity::Identities,
+        lane::Lane,
+        lanes::{Lanes, Policy},
+        pool::Pool,
+    },
+};
+
+/// How often timeouts are looked for. A timeout is late by this much at most.
+const TICK: Duration = Duration::from_millis(100);
+
+/// One read from a client's socket takes this much at most.
+const SCRATCH_BYTES: usize = 64 * 1024;
+
+/// Who waits for a reply that another client has asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Waiter {
+    pub(super) worker: WorkerId,
+    pub(super) client: ClientId,
+    pub(super) seq: u64,
+    pub(super) joined_at: Nanos,
+}
+
+/// What a waiter gets.
+#[derive(Clone, Debug)]
+pub(super) enum Outcome {
+    /// The reply.
+    Reply(Bytes),
+    /// A nil, which each client reads in its own protocol.
+    Nil,
+    /// Nothing that could serve it: it must ask for itself.
+    Again,
+}
+
+/// What reaches a worker from other threads. The mailbox has no limit of its own: its letters are bounded by the
+/// requests in flight, the clients and the operator's hand.
+pub enum Mail {
+    /// A new client.
+    Client(std::net::TcpStream, ClientId),
+    /// A waiter's reply.
+    Answer(Box<(Waiter, AnswerOutcome)>),
+    /// The table of commands has grown.
+    Table(Arc<Table>),
+    /// A client is to be cut off.
+    Kill(ClientId),
+    /// Finish what is in hand and take nothing more.
+    Drain,
+    /// Cut everybody off.
+    Stop,
+}
+
+/// The outcome of [`Mail::Answer`]; opaque outside this room.
+pub struct AnswerOutcome(Outcome);
+
+/// What all workers are started with.
+pub struct Shared {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The door to the cache.
+    pub coherence: Arc<Coherence<Waiter>>,
+    /// Where the upstream is.
+    pub dialer: Arc<Dialer>,
+    /// Whether it is there.
+    pub health: Arc<Health>,
+    /// Who has authenticated.
+    pub identities: Arc<Identities>,
+    /// Exclusive connections for transactions.
+    pub transactions: Pool,
+    /// Exclusive connections for blocking commands and subscriptions.
+    pub blocking: Pool,
+    /// Questions to the control thread.
+    pub questions: tokio::sync::mpsc::Sender<Question>,
+    /// The database a client begins in: that of `upstream.url`.
+    pub default_database: Database,
+    /// All clients.
+    pub registry: Arc<Registry>,
+    /// All threads' counters.
+    pub metrics: Arc<Metrics>,
+    /// Every worker's mailbox.
+    pub mailboxes: Vec<UnboundedSender<Mail>>,
+}
+
+/// One thread's share.
+pub struct Worker {
+    pub(super) id: WorkerId,
+    pub(super) shared: Arc<Shared>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) lanes: Rc<Lanes<Ticket>>,
+    pub(super) table: RefCell<Arc<Table>>,
+    pub(super) request_limits: Limits,
+    sessions: RefCell<HashMap<ClientId, Rc<Session>>>,
+    /// Sessions that have bytes to write since the last batch.
+    dirty: Rc<RefCell<Vec<Rc<Session>>>>,
+    /// Sessions whose first reply waits for a certification.
+    parked: RefCell<Vec<Rc<Session>>>,
+    /// Exclusive connections, for their timeouts.
+    exclusive: RefCell<Vec<Weak<Lane<Ticket>>>>,
+    /// The read buffer of whoever is reading.
+    pub(super) scratch: RefCell<Box<[u8]>>,
+    /// The write buffer of whoever has bytes to write and none of its own.
+    pub(super) spare: RefCell<Vec<u8>>,
+    hasher: foldhash::fast::RandomState,
+    pub(super) draining: Cell<bool>,
+    server: Cell<ServerId>,
+}
+
+impl Worker {
+    /// Sets up a worker. Must be called on its own thread, within its `LocalSet`.
+    pub fn new(id: WorkerId, shared: Arc<Shared>, table: Arc<Table>) -> Rc<Self> {
+        let upstream = &shared.config.upstream;
+        let policy = Policy {
+            per_profile: upstream.lanes,
+            backoff: (upstream.backoff_min, upstream.backoff_max),
+            command_timeout: upstream.command_timeout,
+        };
+        let counters = Arc::clone(shared.metrics.worker(id.0));
+        let dirty: Rc<RefCell<Vec<Rc<Session>>>> = Rc::default();
+        let flush = {
+            let dirty = Rc::clone(&dirty);
+            Rc::new(move || flush(&dirty))
+        };
+        let lanes = Lanes::new(
+            Arc::clone(&shared.dialer),
+            Arc::clone(&shared.health),
+            shared.questions.clone(),
+            policy,
+            Arc::clone(&counters),
+            flush,
+        );
+        Rc::new(Self {
+            id,
+            counters,
+            lanes,
+            table: RefCell::new(table),
+            request_limits: Limits {
+                request_bytes_max: shared.config.server.max_request,
+                ..Limits::default()
+            },
+            sessions: RefCell::default(),
+            dirty,
+            parked: RefCell::default(),
+            exclusive: RefCell::default(),
+            scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
+            spare: RefCell::default(),
+            hasher: foldhash::fast::RandomState::default(),
+            draining: Cell::new(false),
+            server: Cell::new(ServerId::UNKNOWN),
+            shared,
+        })
+    }
+
+    /// Serves until it is told to drain or stop and the last client has gone.
+    pub async fn run(self: Rc<Self>, mut mail: UnboundedReceiver<Mail>) {
+        let certified = self.shared.coherence.certifier().worker(self.id.0);
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                letter = mail.recv() => match letter {
+                    Some(letter) => self.open(letter),
+                    None => return,
+                },
+                () = certified.notified() => self.certified(),
+                _ = tick.tick() => self.tick(),
+            }
+            if self.draining.get() && self.sessions.borrow().is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Clients of this worker.
+    pub fn clients(&self) -> usize {
+        self.sessions.borrow().len()
+    }
+
+    /// The hash of a key, for a session's own books.
+    pub(super) fn hash(&self, key: &[u8]) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        key.hash(&mut hasher);
+        std::hash::Hasher::finish(&hasher)
+    }
+
+    /// The moment a reply that arrived at `arrived` has to wait for, if it must not outrun the invalidations.
+    pub(super) fn fence(&self, arrived: Nanos) -> Option<Nanos> {
+        let certifier = self.shared.coherence.certifier();
+        if certifier.is_past(arrived) {
+            return None;
+        }
+        self.counters.fences.add(1);
+        certifier.want(arrived);
+        Some(arrived)
+    }
+
+    /// Has the session's output looked at when the batch ends.
+    pub(super) fn mark_dirty(&self, session: &Rc<Session>) {
+        if !session.dirty.replace(true) {
+            self.dirty.borrow_mut().push(Rc::clone(session));
+        }
+    }
+
+    /// Writes what the batch has brought to each client.
+    pub(super) fn flush_dirty(&self) {
+        flush(&self.dirty);
+    }
+
+    /// Wakes this session at the next certification.
+    pub(super) fn park(&self, session: &Rc<Session>) {
+        if !session.parked.replace(true) {
+            self.shared.coherence.certifier().park();
+            self.parked.borrow_mut().push(Rc::clone(session));
+        }
+    }
+
+    /// Takes care of an exclusive connection's timeouts.
+    pub(super) fn watch_exclusive(&self, lane: &Rc<Lane<Ticket>>) {
+        self.exclusive.borrow_mut().push(Rc::downgrade(lane));
+    }
+
+    /// Answers one who waits, on whatever worker.
+    pub(super) fn answer(&self, waiter: Waiter, outcome: Outcome) {
+        if waiter.worker == self.id {
+            self.answer_here(waiter, outcome);
+        } else if let Some(mailbox) = self.shared.mailboxes.get(waiter.worker.0) {
+            // A worker that has ended has no clients left to answer.
+            let _ = mailbox.send(Mail::Answer(Box::new((waiter, AnswerOutcome(outcome)))));
+        }
+    }
+
+    /// Forgets a session that has ended.
+    pub(super) fn forget(&self, client: ClientId) {
+        if self.sessions.borrow_mut().remove(&client).is_some() {
+            self.counters.clients.sub(1);
+        }
+        self.shared.registry.remove(client);
+    }
+
+    fn answer_here(&self, waiter: Waiter, outcome: Outcome) {
+        let session = self.sessions.borrow().get(&waiter.client).cloned();
+        let Some(session) = session else { return };
+        match outcome {
+            Outcome::Reply(bytes) => session.joined(waiter.seq, Raw::Shared(bytes)),
+            Outcome::Nil => {
+                session.joined(waiter.seq, Raw::Borrowed(crate::resp::reply::nil(session.protocol())));
+            }
+            Outcome::Again => session.ask_again(waiter.seq),
+        }
+    }
+
+    fn open(self: &Rc<Self>, letter: Mail) {
+        match letter {
+            Mail::Client(stream, client) => self.welcome(stream, client),
+            Mail::Answer(answer) => {
+                let (waiter, AnswerOutcome(outcome)) = *answer;
+                self.answer_here(waiter, outcome);
+                self.flush_dirty();
+            }
+            Mail::Table(table) => drop(self.table.replace(table)),
+            Mail::Kill(client) => {
+                if let Some(session) = self.sessions.borrow().get(&client) {
+                    session.kill();
+                }
+            }
+            Mail::Drain => {
+                self.draining.set(true);
+                self.sessions.borrow().values().for_each(|session| session.wake());
+            }
+            Mail::Stop => {
+                self.draining.set(true);
+                self.sessions.borrow().values().for_each(|session| session.kill());
+            }
+        }
+    }
+
+    fn welcome(self: &Rc<Self>, stream: std::net::TcpStream, client: ClientId) {
+        let Ok(stream) = TcpStream::from_std(stream) else {
+            return self.shared.registry.remove(client);
+        };
+        let (read, write) = stream.into_split();
+        let Some(info) = self.shared.registry.get(client) else { return };
+        let session = Session::new(Rc::clone(self), info, write);
+        self.sessions.borrow_mut().insert(client, Rc::clone(&session));
+        self.counters.clients.add(1);
+        spawn_local(session.run(read));
+    }
+
+    /// The certified time, the phase or the server has moved: parked replies may go, stray lanes must.
+    fn certified(&self) {
+        let server = self.shared.coherence.server();
+        if server != self.server.replace(server) && server != ServerId::UNKNOWN {
+            self.lanes.retire_others(server);
+        }
+        for session in self.parked.take() {
+            session.parked.set(false);
+            self.shared.coherence.certifier().unpark();
+            self.mark_dirty(&session);
+        }
+        self.flush_dirty();
+    }
+
+    fn tick(&self) {
+        let now = clock::now();
+        self.lanes.sweep(now);
+        let timeout = self.shared.config.upstream.command_timeout;
+        self.exclusive.borrow_mut().retain(|lane| {
+            let lane = lane.upgrade();
+            lane.inspect(|lane| lane.sweep(now, timeout)).is_some_and(|lane| lane.is_open())
+        });
+        self.flush_dirty();
+        let idle_timeout = self.shared.config.server.idle_timeout;
+        if !idle_timeout.is_zero() {
+            self.sessions.borrow().values().for_each(|session| session.kill_if_idle(now, idle_timeout));
+        }
+    }
+}
+
+fn flush(dirty: &RefCell<Vec<Rc<Session>>>) {
+    // A flush may mark a session dirty again (a deferred reply that has to be asked for anew), hence the loop.
+    loop {
+        let batch = dirty.take();
+        if batch.is_empty() {
+            return;
+        }
+        for session in batch {
+            session.dirty.set(false);
+            session.flush();
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! One connection to the upstream: dialling it, and agreeing with the server on who speaks, which protocol and
+//! which database.
+//!
+//! Everything that talks to Redis on raw bytes starts here: lanes, exclusive connections and the invalidation
+//! link. The handshake learns which server process is at the other end, because a cache may only be filled from
+//! the process whose invalidations it hears. Nothing here is retried: callers know whether a retry is safe.
+
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::{Buf, Bytes, BytesMut};
+use parking_lot::Mutex;
+use socket2::{SockRef, TcpKeepalive};
+use thiserror::Error;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use super::identity::Identity;
+use crate::{
+    ids::{Database, ServerId},
+    resp::{FrameKind, Protocol, ReplyScanner, encode_request, reply},
+};
+
+/// A handshake's replies together may be this long; INFO's server section is about 1 KiB.
+const HANDSHAKE_BYTES_MAX: usize = 1024 * 1024;
+
+/// What a connection is agreed to be. Two connections of one profile are interchangeable.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    /// Whose connection it is.
+    pub identity: Arc<Identity>,
+    /// The selected database.
+    pub database: Database,
+    /// The protocol of its replies.
+    pub protocol: Protocol,
+}
+
+impl PartialEq for Profile {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+/// A [`Profile`] as a map's key.
+pub type ProfileKey = (crate::ids::IdentityId, Database, Protocol);
+
+impl Profile {
+    /// The profile as a map's key.
+    pub fn key(&self) -> ProfileKey {
+        (self.identity.id, self.database, self.protocol)
+    }
+}
+
+/// Why a connection could not be made.
+#[derive(Clone, Debug, Error)]
+pub enum DialError {
+    /// No connection: refused, timed out, name not found, or cut off during the handshake.
+    #[error("upstream {address} is unreachable: {reason}")]
+    Unreachable {
+        /// Where it was tried.
+        address: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// The server is there, but it is not one that nearhit can serve.
+    #[error("upstream {address} cannot be used: {reason}")]
+    Unfit {
+        /// Where it is.
+        address: String,
+        /// What it is.
+        reason: String,
+    },
+    /// The server is there and said no: the raw error reply, to be passed on as it is.
+    #[error("{}", String::from_utf8_lossy(.0).trim_start_matches('-').trim_end())]
+    Refused(Bytes),
+    /// The server answered what no Redis answers.
+    #[error("upstream {address} does not speak the Redis protocol: {reason}")]
+    Protocol {
+        /// Where it was tried.
+        address: String,
+        /// What was wrong.
+        reason: String,
+    },
+}
+
+/// Interned server processes: a run id together with the role the process plays.
+#[derive(Debug, Default)]
+pub struct Servers(Mutex<Vec<String>>);
+
+impl Servers {
+    /// The number of a process in a role; the same for the same text, for the life of nearhit.
+    pub fn intern(&self, run_id: &str, role: &str) -> ServerId {
+        let name = format!("{run_id} {role}");
+        let mut names = self.0.lock();
+        let index = names.iter().position(|known| *known == name).unwrap_or_else(|| {
+            names.push(name);
+            names.len() - 1
+        });
+        ServerId(u32::try_from(index).map_or(0, |index| index + 1))
+    }
+}
+
+/// What the server said in the handshake.
+#[derive(Clone, Debug)]
+pub struct Greeting {
+    /// HELLO's reply as it came, an error reply included (an unauthenticated connection in RESP2 lives on).
+    pub hello: Bytes,
+    /// The server's number for this connection.
+    pub client_id: Option<i64>,
+    /// The server process; unknown where this identity may not ask INFO.
+    pub server: ServerId,
+    /// The role, as HELLO told it: "master" or "replica".
+    pub role: String,
+    /// The server's version, as HELLO told it.
+    pub version: String,
+}
+
+/// A dialled, greeted connection.
+pub struct Connection {
+    /// The socket, with nothing unread on it.
+    pub stream: TcpStream,
+    /// What was agreed.
+    pub profile: Profile,
+    /// What the server said.
+    pub greeting: Greeting,
+    /// Our end's address, by which CLIENT LIST knows this connection.
+    pub local: SocketAddr,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("local", &self.local).finish_non_exhaustive()
+    }
+}
+
+/// Where the upstream is, and how to reach it.
+#[derive(Debug)]
+pub struct Dialer {
+    /// Host name or address; resolved anew at every dial.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// For one attempt, handshake included.
+    pub dial_timeout: Duration,
+    /// Idle time before the kernel probes the peer.
+    pub keepalive: Duration,
+    /// How long sent bytes may stay unacknowledged by the peer's kernel before the connection counts as dead.
+    pub user_timeout: Duration,
+    /// The server processes seen so far.
+    pub servers: Servers,
+}
+
+impl Dialer {
+    /// `host:port`, for messages.
+    pub fn address(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+
+    /// Dials and greets within `dial_timeout`. Cancel safe: a dropped attempt closes its socket.
+    pub async fn open(&self, profile: Profile, name: &str) -> Result<Connection, DialError> {
+        let attempt = async {
+            let mut stream = self.connect().await?;
+            let greeting = self.greet(&mut stream, &profile, name, Fresh::Yes).await?;
+            let local = stream.local_addr().map_err(|error| self.unreachable(&error))?;
+            Ok(Connection { stream, profile, greeting, local })
+        };
+        timeout(self.dial_timeout, attempt).await.unwrap_or_else(|_| Err(self.timed_out()))
+    }
+
+    /// A bare connection, within `dial_timeout`, that has agreed on nothing yet.
+    pub async fn open_bare(&self) -> Result<TcpStream, DialError> {
+        timeout(self.dial_timeout, self.connect()).await.unwrap_or_else(|_| Err(self.timed_out()))
+    }
+
+    /// Agrees on `profile` on a connection from the pool, within `dial_timeout`.
+    pub async fn agree(
+        &self,
+        stream: &mut TcpStream,
+        profile: &Profile,
+        name: &str,
+        fresh: Fresh,
+    ) -> Result<Greeting, DialError> {
+        let greet = self.greet(stream, profile, name, fresh);
+        timeout(self.dial_timeout, greet).await.unwrap_or_else(|_| Err(self.timed_out()))
+    }
+
+    /// Has the server judge a user and password, by the client's own AUTH or HELLO on a connection of its own.
+    /// `None`: accepted; else the error reply.
+    pub async fn judge(&self, request: &[u8]) -> Result<Option<Bytes>, DialError> {
+        let attempt = async {
+            let mut stream = self.connect().await?;
+            let question = Handshake { request: request.to_vec(), replies: 1 };
+            let answer = self.exchange(&mut stream, &question).await?.remove(0);
+            Ok(reply::is_error(&answer).then_some(answer))
+        };
+        timeout(self.dial_timeout, attempt).await.unwrap_or_else(|_| Err(self.timed_out()))
+    }
+
+    /// The error of an attempt that took too long.
+    fn timed_out(&self) -> DialError {
+        let reason = format!("no answer within {:?} (upstream.dial_timeout)", self.dial_timeout);
+        DialError::Unreachable { address: self.address(), reason }
+    }
+
+    fn unreachable(&self, error: &std::io::Error) -> DialError {
+        DialError::Unreachable { address: self.address(), reason: error.to_string() }
+    }
+
+    async fn connect(&self) -> Result<TcpStream, DialError> {
+        let stream = TcpStream::connect((self.host.as_str(), self.port))
+            .await
+            .map_err(|error| self.unreachable(&error))?;
+        let socket = SockRef::from(&stream);
+        let keepalive =
+            TcpKeepalive::new().with_time(self.keepalive).with_interval(self.keepalive / 3).with_retries(3);
+        stream
+            .set_nodelay(true)
+            .and_then(|()| socket.set_tcp_keepalive(&keepalive))
+            .and_then(|()| socket.set_tcp_user_timeout(Some(self.user_timeout)))
+            .map_err(|error| self.unreachable(&error))?;
+        Ok(stream)
+    }
+
+    /// HELLO, SELECT, a name for CLIENT LIST, and the question which process this is, in one round trip.
+    async fn greet(
+        &self,
+        stream: &mut TcpStream,
+        profile: &Profile,
+        name: &str,
+        fresh: Fresh,
+    ) -> Result<Greeting, DialError> {
+        let mut replies = self.exchange(stream, &handshake(profile, name, fresh)).await?.into_iter();
+        let mut next = || replies.next().unwrap_or_default();
+        if fresh == Fresh::No && reply::is_error(&next()) {
+            // A server before 6.2 has no RESET, and nothing else brings a used connection back to a known state.
+            let reason = "it has no RESET, so a used connection cannot be taken over".into();
+            return Err(DialError::Unreachable { address: self.address(), reason });
+        }
+        let greeting = next();
+        let select = if profile.database == Database(0) { Bytes::new() } else { next() };
+        let (_setname, info) = (next(), next());
+        if reply::is_error(&greeting) {
+            if is_unknown_command(&greeting) && profile.protocol == Protocol::Resp2 {
+                return self.greet_without_hello(stream, profile, name, greeting).await;
+            }
+            let anonymous = profile.identity.credentials().is_none();
+            if !(anonymous && profile.protocol == Protocol::Resp2) {
+                return Err(DialError::Refused(greeting));
+            }
+        }
+        if reply::is_error(&select) {
+            return Err(DialError::Refused(select));
+        }
+        Ok(self.greeting(greeting, &info))
+    }
+
+    /// The handshake with a server before 6.0, which has AUTH but no HELLO.
+    async fn greet_without_hello(
+        &self,
+        stream: &mut TcpStream,
+        profile: &Profile,
+        name: &str,
+        refusal: Bytes,
+    ) -> Result<Greeting, DialError> {
+        let mut request = Vec::new();
+        if let Some(credentials) = profile.identity.credentials() {
+            encode_request([&b"AUTH"[..], &credentials.password], &mut request);
+            let replies = self
+                .exchange(stream, &Handshake { request: std::mem::take(&mut request), replies: 1 })
+                .await?;
+            if reply::is_error(&replies[0]) {
+                return Err(DialError::Refused(replies[0].clone()));
+            }
+        }
+        let count = encode_tail(profile, name, &mut request);
+        let replies = self.exchange(stream, &Handshake { request, replies: count }).await?;
+        if profile.database != Database(0) && reply::is_error(&replies[0]) {
+            return Err(DialError::Refused(replies[0].clone()));
+        }
+        Ok(self.greeting(refusal, &replies[count - 1]))
+    }
+
+    fn greeting(&self, hello: Bytes, info: &[u8]) -> Greeting {
+        let field = |name: &str| hello_field(&hello, name);
+        let role = field("role").and_then(|raw| text(&raw)).unwrap_or_default();
+        let version = field("version").and_then(|raw| text(&raw)).unwrap_or_default();
+        let client_id = field("id").and_then(|raw| reply::integer(&raw));
+        let run_id = reply::bulk(info).and_then(|info| info_field(info, "run_id"));
+        let server = run_id.map_or(ServerId::UNKNOWN, |run_id| self.servers.intern(&run_id, &role));
+        Greeting { hello, client_id, server, role, version }
+    }
+
+    /// Sends the handshake and reads exactly its replies.
+    async fn exchange(&self, stream: &mut TcpStream, handshake: &Handshake) -> Result<Vec<Bytes>, DialError> {
+        stream.write_all(&handshake.request).await.map_err(|error| self.unreachable(&error))?;
+        let mut replies = Vec::with_capacity(handshake.replies);
+        let mut buffer = BytesMut::with_capacity(4096);
+        let mut scanner = ReplyScanner::new();
+        while replies.len() < handshake.replies {
+            let broken = |reason: String| DialError::Protocol { address: self.address(), reason };
+            if let Some(frame) = scanner.scan(&buffer).map_err(|error| broken(error.to_string()))? {
+                let bytes = buffer.split_to(frame.len).freeze();
+                if frame.kind == FrameKind::Reply {
+                    replies.push(bytes);
+                }
+                continue;
+            }
+            if buffer.len() > HANDSHAKE_BYTES_MAX {
+                return Err(broken("the answer to the handshake is too long".into()));
+            }
+            let read = stream.read_buf(&mut buffer).await.map_err(|error| self.unreachable(&error))?;
+            if read == 0 {
+                // "max number of clients reached" is said unasked, before the connection is closed.
+                let last = replies.pop().filter(|last| reply::is_error(last));
+                let reason = "it closed the connection during the handshake".into();
+                return Err(last
+                    .map_or(DialError::Unreachable { address: self.address(), reason }, DialError::Refused));
+            }
+        }
+        if buffer.has_remaining() {
+            let reason = "more answers than questions in the handshake".into();
+            return Err(DialError::Protocol { address: self.address(), reason });
+        }
+        Ok(replies)
+    }
+}
+
+/// Whether a connection has been used before, and must be brought back to a known state first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fresh {
+    /// Nothing has been said on it yet.
+    Yes,
+    /// It has served somebody: RESET comes first (Redis 6.2).
+    No,
+}
+
+struct Handshake {
+    request: Vec<u8>,
+    replies: usize,
+}
+
+fn handshake(profile: &Profile, name: &str, fresh: Fresh) -> Handshake {
+    let mut request = Vec::with_capacity(256);
+    if fresh == Fresh::No {
+        encode_request([b"RESET"], &mut request);
+    }
+    let protocol: &[u8] = match profile.protocol {
+        Protocol::Resp2 => b"2",
+        Protocol::Resp3 => b"3",
+    };
+    match profile.identity.credentials() {
+        Some(credentials) => encode_request(
+            [&b"HELLO"[..], protocol, b"AUTH", &credentials.user, &credentials.password],
+            &mut request,
+        ),
+        None => encode_request([&b"HELLO"[..], protocol], &mut request),
+    }
+    let tail = encode_tail(profile, name, &mut request);
+    Handshake { request, replies: 1 + tail + usize::from(fresh == Fresh::No) }
+}
+
+/// What follows the greeting; returns how many replies it brings. Database 0 needs no SELECT, and an
+/// unauthenticated connection, which may not SELECT, can then still pass its user's commands on to be refused.
+fn encode_tail(profile: &Profile, name: &str, request: &mut Vec<u8>) -> usize {
+    let elsewhere = profile.database != Database(0);
+    if elsewhere {
+        encode_request([&b"SELECT"[..], profile.database.0.to_string().as_bytes()], request);
+    }
+    encode_request([&b"CLIENT"[..], b"SETNAME", name.as_bytes()], request);
+    encode_request([&b"INFO"[..], b"server"], request);
+    2 + usize::from(elsewhere)
+}
+
+fn is_unknown_command(raw: &[u8]) -> bool {
+    raw.windows(15).any(|window| window.eq_ignore_ascii_case(b"unknown command"))
+}
+
+/// The raw value of one field of HELLO's reply, a map in RESP3 and a flat array in RESP2.
+pub fn hello_field(hello: &[u8], name: &str) -> Option<Vec<u8>> {
+    let mut elements = reply::elements(hello)?;
+    while let (Some(field), Some(value)) = (elements.next(), elements.next()) {
+        if reply::bulk(field) == Some(name.as_bytes()) {
+            return Some(value.to_vec());
+        }
+    }
+    None
+}
+
+/// The value of a `name:value` line of INFO.
+pub fn info_field(info: &[u8], name: &str) -> Option<String> {
+    String::from_utf8_lossy(info)
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(|value| value.trim().to_owned()))
+}
+
+fn text(raw: &[u8]) -> Option<String> {
+    reply::bulk(raw).map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+}

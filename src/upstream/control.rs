@@ -1,0 +1,247 @@
+//! The control plane: what nearhit itself asks the server, through redis-rs and bb8-redis.
+//!
+//! INFO for the health check, COMMAND for the table of commands, CLIENT LIST to find out which process a lane
+//! ends at, TOUCH for keys that are hot here and look cold there. None of it is on the path of a client's
+//! request, and none of it runs anywhere but on the control thread. It uses the credentials of `upstream.url`.
+
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+
+use bb8_redis::{
+    RedisConnectionManager,
+    bb8::{self, ManageConnection},
+    redis::{self, ConnectionAddr, IntoConnectionInfo, RedisError, Value},
+};
+use tokio::sync::{mpsc, oneshot};
+
+use super::connection::{DialError, Dialer, info_field};
+use crate::{
+    command::ServerCommand,
+    ids::{Database, ServerId},
+};
+
+/// Keys that one TOUCH names at most.
+const TOUCH_KEYS_MAX: usize = 100;
+
+/// Questions that wait for the control thread at most; a TOUCH over that is not worth waiting for.
+pub const QUESTIONS_MAX: usize = 1024;
+
+/// What INFO said.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The server process and its role; unknown where INFO is refused.
+    pub server: ServerId,
+    /// "master" or "slave".
+    pub role: String,
+    /// The server's version.
+    pub version: String,
+    /// Whether it is a node of a cluster.
+    pub is_cluster: bool,
+    /// Whether it evicts by LRU or LFU, so that keys answered from memory would look cold to it.
+    pub evicts_by_use: bool,
+    /// Whether any database holds hash fields with an expiry of their own (Redis 7.4).
+    pub has_field_expiries: bool,
+    /// How often each command was called that changes contents or rights without a signal.
+    pub unsignalled: HashMap<String, u64>,
+}
+
+/// Commands that change what clients read, or may read, without an invalidation.
+const UNSIGNALLED: &[&str] = &["swapdb", "acl", "debug", "replicaof", "slaveof", "failover"];
+
+/// A question to the control thread from another one.
+#[derive(Debug)]
+pub enum Question {
+    /// Which process is the connection with this HELLO id and address on?
+    WhoServes(i64, SocketAddr, oneshot::Sender<ServerId>),
+    /// A key that is hot here.
+    Touch(Database, Box<[u8]>),
+}
+
+/// The control plane's connections.
+pub struct Control {
+    dialer: Arc<Dialer>,
+    manager: RedisConnectionManager,
+    pool: bb8::Pool<RedisConnectionManager>,
+}
+
+impl Control {
+    /// Prepares, but dials nothing yet.
+    pub fn new(dialer: Arc<Dialer>, credentials: Option<(String, String)>) -> Result<Self, RedisError> {
+        let mut settings = redis::RedisConnectionInfo::default().set_skip_set_lib_name();
+        if let Some((user, password)) = credentials {
+            settings = settings.set_username(user).set_password(password);
+        }
+        let info = ConnectionAddr::Tcp(dialer.host.clone(), dialer.port)
+            .into_connection_info()?
+            .set_redis_settings(settings);
+        let manager = RedisConnectionManager::new(info)?;
+        let pool = bb8::Pool::builder()
+            .max_size(1)
+            .connection_timeout(dialer.dial_timeout)
+            .retry_connection(false)
+            .build_unchecked(manager.clone());
+        Ok(Self { dialer, manager, pool })
+    }
+
+    /// `host:port`, for messages.
+    pub fn address(&self) -> String {
+        self.dialer.address()
+    }
+
+    /// The error of an upstream that cannot be asked.
+    pub fn unreachable(&self, reason: &str) -> DialError {
+        DialError::Unreachable { address: self.address(), reason: reason.to_owned() }
+    }
+
+    /// Dials afresh and asks for INFO. A server that refuses to answer it is there all the same.
+    pub async fn probe(&self) -> Result<Report, DialError> {
+        let mut connection = match self.manager.connect().await {
+            Ok(connection) => connection,
+            Err(error) => return self.refused_or_gone(&error),
+        };
+        match redis::cmd("INFO").arg("all").query_async::<Value>(&mut connection).await {
+            Ok(value) => Ok(self.report(&text(&value))),
+            Err(error) => self.refused_or_gone(&error),
+        }
+    }
+
+    fn refused_or_gone(&self, error: &RedisError) -> Result<Report, DialError> {
+        if error.is_io_error() || error.is_connection_dropped() || error.is_timeout() {
+            return Err(self.unreachable(&error.to_string()));
+        }
+        tracing::warn!(%error, "the control user may not ask INFO: the cache cannot be kept coherent");
+        Ok(self.report(""))
+    }
+
+    fn report(&self, info: &str) -> Report {
+        let field = |name: &str| info_field(info.as_bytes(), name).unwrap_or_default();
+        let (run_id, role) = (field("run_id"), field("role"));
+        let server = if run_id.is_empty() {
+            ServerId::UNKNOWN
+        } else {
+            self.dialer.servers.intern(&run_id, wire_role(&role))
+        };
+        let policy = field("maxmemory_policy");
+        Report {
+            server,
+            version: field("redis_version"),
+            is_cluster: field("redis_mode") == "cluster",
+            evicts_by_use: policy.contains("lru") || policy.contains("lfu"),
+            has_field_expiries: info.lines().any(|line| {
+                line.starts_with("db") && line.split_once("subexpiry=").is_some_and(|(_, n)| n.trim() != "0")
+            }),
+            unsignalled: unsignalled_calls(info),
+            role,
+        }
+    }
+
+    /// The server's own table of commands.
+    pub async fn commands(&self) -> Result<Vec<ServerCommand>, String> {
+        let mut connection = self.pool.get().await.map_err(|error| error.to_string())?;
+        let rows: Value =
+            redis::cmd("COMMAND").query_async(&mut *connection).await.map_err(|error| error.to_string())?;
+        let mut raw = Vec::new();
+        encode(&rows, &mut raw);
+        ServerCommand::parse(&raw).map_err(|error| error.to_string())
+    }
+
+    /// Answers the other threads' questions, for ever.
+    pub async fn answer(&self, mut questions: mpsc::Receiver<Question>) {
+        let mut batch = Vec::new();
+        while questions.recv_many(&mut batch, TOUCH_KEYS_MAX).await > 0 {
+            let mut touched: HashMap<Database, Vec<Box<[u8]>>> = HashMap::new();
+            for question in batch.drain(..) {
+                match question {
+                    Question::Touch(database, key) => touched.entry(database).or_default().push(key),
+                    Question::WhoServes(id, local, answer) => {
+                        let server = self.who_serves(id, local).await.unwrap_or(ServerId::UNKNOWN);
+                        // The asker may have gone; then nobody needs the answer.
+                        let _ = answer.send(server);
+                    }
+                }
+            }
+            for (database, keys) in touched {
+                if let Err(error) = self.touch(database, &keys).await {
+                    tracing::debug!(%error, "TOUCH failed; the keys will be touched again later");
+                }
+            }
+        }
+    }
+
+    /// The connection's own list of clients names the lane, so both are on one process: the one INFO names.
+    async fn who_serves(&self, id: i64, local: SocketAddr) -> Result<ServerId, String> {
+        let mut connection = self.pool.get().await.map_err(|error| error.to_string())?;
+        let (info, list): (Value, Value) = redis::pipe()
+            .cmd("INFO")
+            .arg("all")
+            .cmd("CLIENT")
+            .arg("LIST")
+            .arg("ID")
+            .arg(id)
+            .query_async(&mut *connection)
+            .await
+            .map_err(|error| error.to_string())?;
+        let listed = text(&list).lines().any(|line| {
+            let mut fields = line.split(' ');
+            fields.next() == Some(&format!("id={id}")) && fields.next() == Some(&format!("addr={local}"))
+        });
+        Ok(if listed { self.report(&text(&info)).server } else { ServerId::UNKNOWN })
+    }
+
+    async fn touch(&self, database: Database, keys: &[Box<[u8]>]) -> Result<(), String> {
+        let mut connection = self.pool.get().await.map_err(|error| error.to_string())?;
+        let mut pipe = redis::pipe();
+        pipe.cmd("SELECT").arg(database.0).ignore().cmd("TOUCH").arg(keys).ignore();
+        pipe.query_async::<()>(&mut *connection).await.map_err(|error| error.to_string())
+    }
+}
+
+/// INFO says "slave" where HELLO says "replica".
+fn wire_role(role: &str) -> &str {
+    if role == "slave" { "replica" } else { role }
+}
+
+/// The number of calls of each command of [`UNSIGNALLED`], subcommands by themselves where the server counts them
+/// so. ACL and DEBUG have many harmless subcommands; only the others' counts matter.
+fn unsignalled_calls(info: &str) -> HashMap<String, u64> {
+    let harmless = |name: &str| {
+        name.split_once('|').is_some_and(|(container, sub)| {
+            container == "acl" && !matches!(sub, "setuser" | "deluser" | "load") || container == "debug"
+        })
+    };
+    let rows = info.lines().filter_map(|line| {
+        let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        let container = name.split('|').next()?;
+        let calls = rest.split(',').next()?.parse().ok()?;
+        (UNSIGNALLED.contains(&container) && !harmless(name)).then(|| (name.to_owned(), calls))
+    });
+    rows.collect()
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => text.clone(),
+        _ => String::new(),
+    }
+}
+
+/// A reply of redis-rs as the bytes it was, for those who read bytes.
+fn encode(value: &Value, out: &mut Vec<u8>) {
+    match value {
+        Value::Int(n) => out.extend_from_slice(format!(":{n}\r\n").as_bytes()),
+        Value::SimpleString(text) => out.extend_from_slice(format!("+{text}\r\n").as_bytes()),
+        Value::Okay => out.extend_from_slice(b"+OK\r\n"),
+        Value::BulkString(bytes) => {
+            out.extend_from_slice(format!("${}\r\n", bytes.len()).as_bytes());
+            out.extend_from_slice(bytes);
+            out.extend_from_slice(b"\r\n");
+        }
+        Value::Array(items) | Value::Set(items) => {
+            out.extend_from_slice(format!("*{}\r\n", items.len()).as_bytes());
+            for item in items {
+                encode(item, out);
+            }
+        }
+        _ => out.extend_from_slice(b"$-1\r\n"),
+    }
+}

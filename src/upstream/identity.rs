@@ -1,0 +1,129 @@
+//! Who a client is to the upstream.
+//!
+//! nearhit checks no password itself: an [`Identity`] comes into being only after the upstream has accepted the
+//! user and password. It is known by its number, which is part of every cached variant and of every lane's
+//! profile, so that what one user may read never reaches another.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::ids::{Generation, IdentityId};
+
+/// A user name and password that the upstream has accepted, or that the operator has configured.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user; `default` where only a password was given.
+    pub user: Bytes,
+    /// The password. It is never logged and never part of a key.
+    pub password: Bytes,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+/// A user of the upstream.
+#[derive(Debug)]
+pub struct Identity {
+    /// The number by which caches and lanes know it.
+    pub id: IdentityId,
+    /// The user's name; `None` for a client that has not authenticated.
+    pub user: Option<Bytes>,
+    /// The latest accepted ones, for dialling; a changed password replaces them.
+    credentials: Mutex<Option<Credentials>>,
+    /// The generation, plus one, in which the upstream refused this user's PTTL; 0 is never.
+    pttl_refused: AtomicU64,
+}
+
+impl Identity {
+    fn new(id: u32, credentials: Option<Credentials>) -> Self {
+        Self {
+            id: IdentityId(id),
+            user: credentials.as_ref().map(|credentials| credentials.user.clone()),
+            credentials: Mutex::new(credentials),
+            pttl_refused: AtomicU64::new(0),
+        }
+    }
+
+    /// What a connection of this identity authenticates with.
+    pub fn credentials(&self) -> Option<Credentials> {
+        self.credentials.lock().clone()
+    }
+
+    /// Notes that this user may not ask for a key's time to live, without which nothing can be cached for it.
+    /// It holds for this generation: an ACL change moves the generation, and the question is asked anew.
+    pub fn refuse_pttl(&self, generation: Generation) {
+        self.pttl_refused.store(generation.0 + 1, Ordering::Relaxed);
+    }
+
+    /// Whether replies may be cached for this user.
+    pub fn may_cache(&self, generation: Generation) -> bool {
+        self.pttl_refused.load(Ordering::Relaxed) != generation.0 + 1
+    }
+}
+
+/// All identities seen since the start. They are few, since each was accepted by the upstream, and never freed.
+#[derive(Debug)]
+pub struct Identities {
+    control: Arc<Identity>,
+    client_default: Arc<Identity>,
+    verified: Mutex<HashMap<Bytes, Arc<Identity>>>,
+}
+
+/// Which identity a client has before it authenticates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientDefault {
+    /// Whoever the upstream takes an unauthenticated connection for (`auth.mode = "upstream"`).
+    Unauthenticated,
+    /// The identity of `upstream.url` (`auth.mode = "none"`).
+    Control,
+}
+
+impl Identities {
+    /// Starts with the operator's own credentials, if there are any.
+    pub fn new(configured: Option<Credentials>, client_default: ClientDefault) -> Self {
+        let control = Arc::new(Identity::new(1, configured));
+        let client_default = match client_default {
+            ClientDefault::Unauthenticated => Arc::new(Identity::new(0, None)),
+            ClientDefault::Control => Arc::clone(&control),
+        };
+        Self { control, client_default, verified: Mutex::new(HashMap::new()) }
+    }
+
+    /// The identity of `upstream.url`, which serves the link and the control plane.
+    pub fn control(&self) -> &Arc<Identity> {
+        &self.control
+    }
+
+    /// The identity of a client that has not authenticated.
+    pub fn client_default(&self) -> &Arc<Identity> {
+        &self.client_default
+    }
+
+    /// An identity to try, not yet known to anybody: for the one connection on which the upstream judges it.
+    pub fn candidate(&self, credentials: Credentials) -> Arc<Identity> {
+        Arc::new(Identity::new(u32::MAX, Some(credentials)))
+    }
+
+    /// The identity of credentials that the upstream has just accepted.
+    pub fn verified(&self, credentials: Credentials) -> Arc<Identity> {
+        let mut verified = self.verified.lock();
+        let next = u32::try_from(verified.len()).unwrap_or(u32::MAX - 2) + 2;
+        let identity = verified
+            .entry(credentials.user.clone())
+            .or_insert_with(|| Arc::new(Identity::new(next, Some(credentials.clone()))));
+        *identity.credentials.lock() = Some(credentials);
+        Arc::clone(identity)
+    }
+}

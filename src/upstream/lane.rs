@@ -1,0 +1,463 @@
+//! A pipelined connection to the upstream, shared by the clients of one worker.
+//!
+//! Requests are appended to one output buffer and replies are paired with them by count alone, because a Redis
+//! answers every command exactly once and in order, refusals included. One driver task owns the socket: it is
+//! woken once for whatever was appended since it last ran, so that the commands of many clients leave in one
+//! write, and it hands out all the replies of one read before it lets the clients write. An exclusive
+//! connection is a lane with a single user, and runs through the same code.
+//!
+//! A lane retries nothing. What was in flight when it died is told so, through [`Completion::lost`].
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    future::poll_fn,
+    io::{self, IoSlice},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use bytes::{Buf, BytesMut};
+use thiserror::Error;
+use tokio::{
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    task::{JoinHandle, spawn_local},
+};
+use tokio_util::io::poll_read_buf;
+
+use super::connection::{Connection, Greeting, Profile};
+use crate::{
+    clock::{self, Nanos},
+    resp::{FrameKind, OutputBuffer, Raw, ReplyScanner, SHARED_BYTES_MIN},
+};
+
+/// Read at least this much at a time.
+const READ_BYTES: usize = 64 * 1024;
+
+/// While more than this waits to be written, clients with more requests wait too.
+const BACKLOG_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// With this many timed-out commands still unanswered, further ones are refused instead of queued behind them.
+const ORPHANS_MAX: usize = 10_000;
+
+/// What becomes of a command that was sent on a lane.
+///
+/// None of the methods may call back into the lane that calls them.
+pub trait Completion: 'static {
+    /// One reply, in the order of the requests. [`Progress::More`] keeps the command at the head of the queue.
+    fn reply(&mut self, raw: Raw<'_>, arrived: Nanos) -> Progress;
+
+    /// The lane died before the last reply.
+    fn lost(self, loss: &Loss);
+
+    /// The deadline passed. The lane keeps the command until its late reply, which is still handed to
+    /// [`Completion::reply`] so that what must be undone is undone, but the client has to be answered now.
+    fn timed_out(&mut self);
+}
+
+/// Whether a command has all its replies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Another reply belongs to this command.
+    More,
+    /// That was the last one.
+    Done,
+}
+
+/// Why a lane died.
+#[derive(Clone, Debug, Error)]
+#[error("the connection to upstream {address} was lost ({reason})")]
+pub struct Loss {
+    /// The upstream's address.
+    pub address: String,
+    /// What the system said.
+    pub reason: String,
+}
+
+/// What a lane's owner wants to be told.
+pub struct Hooks {
+    /// All replies of one read have been handed out: time to write to the clients.
+    pub batch_end: Rc<dyn Fn()>,
+    /// Sees every frame first. Returns it if it is a reply to a command in flight, and keeps it if nobody asked
+    /// for it (a message, a push). `None`: pushes are dropped and everything else is a reply.
+    pub unsolicited: Option<Unsolicited>,
+    /// The lane has ended, by itself (with the reason) or because it was closed.
+    pub ended: Ended,
+}
+
+/// See [`Hooks::ended`].
+pub type Ended = Box<dyn FnOnce(Option<&Loss>)>;
+
+/// See [`Hooks::unsolicited`].
+pub type Unsolicited = Box<dyn for<'a> Fn(Raw<'a>, FrameKind, Nanos) -> Option<Raw<'a>>>;
+
+struct InFlight<C> {
+    completion: C,
+    due: Nanos,
+    orphan: bool,
+}
+
+struct Queue<C> {
+    output: OutputBuffer,
+    in_flight: VecDeque<InFlight<C>>,
+    orphans: usize,
+}
+
+/// The task that owns the reading half, and returns it from a lane that was closed clean.
+type Driver = JoinHandle<Option<OwnedReadHalf>>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    Closing,
+    Dead,
+}
+
+/// A pipelined connection. Lives on one worker's thread.
+pub struct Lane<C: Completion> {
+    /// What the connection is agreed to be.
+    pub profile: Profile,
+    /// What the server said when it was made.
+    pub greeting: Greeting,
+    address: String,
+    write: RefCell<Option<OwnedWriteHalf>>,
+    queue: RefCell<Queue<C>>,
+    state: Cell<State>,
+    /// No client is to be pinned to it any more.
+    retired: Cell<bool>,
+    pins: Cell<usize>,
+    used: Cell<Nanos>,
+    /// When bytes of an unfinished reply last came in; [`Nanos::NEVER`] between replies.
+    progress: Cell<Nanos>,
+    driver: RefCell<Option<Waker>>,
+    kicked: Cell<bool>,
+    congested: RefCell<Vec<Waker>>,
+    task: RefCell<Option<Driver>>,
+}
+
+impl<C: Completion> Lane<C> {
+    /// Starts a lane on a greeted connection. Must be called within a `LocalSet`.
+    pub fn open(connection: Connection, address: String, hooks: Hooks) -> Rc<Self> {
+        let (read, write) = connection.stream.into_split();
+        let lane = Rc::new(Self {
+            profile: connection.profile,
+            greeting: connection.greeting,
+            address,
+            write: RefCell::new(Some(write)),
+            queue: RefCell::new(Queue {
+                output: OutputBuffer::default(),
+                in_flight: VecDeque::new(),
+                orphans: 0,
+            }),
+            state: Cell::new(State::Open),
+            retired: Cell::new(false),
+            pins: Cell::new(0),
+            used: Cell::new(clock::now()),
+            progress: Cell::new(Nanos::NEVER),
+            driver: RefCell::new(None),
+            kicked: Cell::new(false),
+            congested: RefCell::new(Vec::new()),
+            task: RefCell::new(None),
+        });
+        let task = spawn_local(drive(Rc::clone(&lane), read, hooks));
+        lane.task.replace(Some(task));
+        lane
+    }
+
+    /// Queues one command, which `write` encodes; it may be several requests if the completion expects as many
+    /// replies. `due` is when to give up waiting. Gives the completion back if the lane takes nothing any more.
+    pub fn send(&self, completion: C, due: Nanos, write: impl FnOnce(&mut OutputBuffer)) -> Result<(), C> {
+        let mut queue = self.queue.borrow_mut();
+        if self.state.get() != State::Open || queue.orphans >= ORPHANS_MAX {
+            return Err(completion);
+        }
+        write(&mut queue.output);
+        queue.in_flight.push_back(InFlight { completion, due, orphan: false });
+        drop(queue);
+        self.kick();
+        Ok(())
+    }
+
+    /// Whether commands can be sent on it.
+    pub fn is_open(&self) -> bool {
+        self.state.get() == State::Open
+    }
+
+    /// Whether a client may be pinned to it or stay so.
+    pub fn is_usable(&self) -> bool {
+        self.is_open() && !self.retired.get()
+    }
+
+    /// Commands that are not answered yet, timed-out ones included.
+    pub fn in_flight(&self) -> usize {
+        self.queue.borrow().in_flight.len()
+    }
+
+    /// Whether the upstream takes in requests too slowly; then `waker` is woken when it has caught up.
+    pub fn is_congested(&self, waker: Option<&Waker>) -> bool {
+        let congested = self.queue.borrow().output.len() > BACKLOG_BYTES_MAX;
+        if let (true, Some(waker)) = (congested, waker) {
+            self.congested.borrow_mut().push(waker.clone());
+        }
+        congested
+    }
+
+    /// Lets no further client in. Clients move away as they become idle, and the last one closes it.
+    pub fn retire(&self) {
+        self.retired.set(true);
+        self.close_if_unused();
+    }
+
+    /// Closes a lane that is idle for longer than `idle`, or retired, and that nobody is pinned to.
+    pub fn close_if_idle(&self, now: Nanos, idle: Duration) {
+        if self.pins.get() == 0 && now.since(self.used.get()) > idle {
+            self.retire();
+        }
+    }
+
+    /// Ends the lane now; what is in flight is lost.
+    pub fn close(&self) {
+        if self.state.get() == State::Open {
+            self.state.set(State::Closing);
+            self.kick();
+        }
+    }
+
+    /// Ends a lane on which nothing is in flight and returns its socket; `None` if it is not clean.
+    ///
+    /// Cancelled, it leaves the lane closed.
+    pub async fn into_stream(&self) -> Option<TcpStream> {
+        self.close();
+        let task = self.task.borrow_mut().take()?;
+        let read = task.await.ok()??;
+        let write = self.write.borrow_mut().take()?;
+        read.reunite(write).ok()
+    }
+
+    /// Answers those whose time is up. A reply that is still coming in holds up all behind it, rightly.
+    pub fn sweep(&self, now: Nanos, timeout: Duration) {
+        let progress = self.progress.get();
+        if progress != Nanos::NEVER && now.since(progress) < timeout {
+            return;
+        }
+        let mut queue = self.queue.borrow_mut();
+        let Queue { in_flight, orphans, .. } = &mut *queue;
+        for entry in in_flight.iter_mut().filter(|entry| !entry.orphan && entry.due <= now) {
+            entry.orphan = true;
+            *orphans += 1;
+            entry.completion.timed_out();
+        }
+    }
+
+    fn close_if_unused(&self) {
+        if self.retired.get() && self.pins.get() == 0 && self.queue.borrow().in_flight.is_empty() {
+            self.close();
+        }
+    }
+
+    /// Wakes the driver, once for everything that is queued before it runs.
+    fn kick(&self) {
+        if !self.kicked.replace(true)
+            && let Some(waker) = self.driver.borrow().as_ref()
+        {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Writes what the socket takes; registers for more if it does not take all.
+    fn poll_write(&self, cx: &mut Context<'_>) -> io::Result<()> {
+        let write = self.write.borrow();
+        let Some(write) = write.as_ref() else { return Ok(()) };
+        let mut queue = self.queue.borrow_mut();
+        while !queue.output.is_empty() {
+            match write_some(write, &queue.output) {
+                Ok(written) => queue.output.advance(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    match write.as_ref().poll_write_ready(cx) {
+                        Poll::Ready(ready) => ready?,
+                        Poll::Pending => break,
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if queue.output.len() <= BACKLOG_BYTES_MAX {
+            self.congested.borrow_mut().drain(..).for_each(Waker::wake);
+        }
+        Ok(())
+    }
+
+    /// Hands one frame to the command it answers.
+    fn complete(&self, raw: Raw<'_>, arrived: Nanos) -> Result<(), String> {
+        let Some(mut entry) = self.queue.borrow_mut().in_flight.pop_front() else {
+            return Err("a reply that nobody asked for".into());
+        };
+        let progress = entry.completion.reply(raw, arrived);
+        let mut queue = self.queue.borrow_mut();
+        match progress {
+            Progress::More => queue.in_flight.push_front(entry),
+            Progress::Done if entry.orphan => queue.orphans -= 1,
+            Progress::Done => {}
+        }
+        Ok(())
+    }
+}
+
+/// One write of as much as can be offered at once.
+pub fn write_some(write: &OwnedWriteHalf, output: &OutputBuffer) -> io::Result<usize> {
+    if let Some(bytes) = output.contiguous() {
+        return write.try_write(bytes);
+    }
+    let mut slices = [IoSlice::new(&[]); 64];
+    let count = output.slices(&mut slices);
+    write.try_write_vectored(&slices[..count])
+}
+
+/// The driver: owns the reading half and ends when the lane does. Returns the half if the lane was closed clean.
+async fn drive<C: Completion>(
+    lane: Rc<Lane<C>>,
+    mut read: OwnedReadHalf,
+    hooks: Hooks,
+) -> Option<OwnedReadHalf> {
+    let mut reader = Reader { buffer: BytesMut::new(), scanner: ReplyScanner::new() };
+    let result = poll_fn(|cx| lane.poll(cx, &mut read, &mut reader, &hooks)).await;
+    lane.state.set(State::Dead);
+    let left: Vec<_> = lane.queue.borrow_mut().in_flight.drain(..).collect();
+    let clean = result.is_ok() && left.is_empty() && reader.buffer.is_empty();
+    let reason = match &result {
+        Ok(()) => "it was closed".to_owned(),
+        Err(reason) => reason.clone(),
+    };
+    let loss = Loss { address: lane.address.clone(), reason };
+    for entry in left {
+        entry.completion.lost(&loss);
+    }
+    lane.congested.borrow_mut().drain(..).for_each(Waker::wake);
+    (hooks.ended)(result.is_err().then_some(&loss));
+    (hooks.batch_end)();
+    clean.then_some(read)
+}
+
+struct Reader {
+    buffer: BytesMut,
+    scanner: ReplyScanner,
+}
+
+impl<C: Completion> Lane<C> {
+    fn poll(
+        &self,
+        cx: &mut Context<'_>,
+        read: &mut OwnedReadHalf,
+        reader: &mut Reader,
+        hooks: &Hooks,
+    ) -> Poll<Result<(), String>> {
+        if !self.driver.borrow().as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            self.driver.replace(Some(cx.waker().clone()));
+        }
+        loop {
+            self.kicked.set(false);
+            if self.state.get() == State::Closing {
+                return Poll::Ready(Ok(()));
+            }
+            self.poll_write(cx).map_err(|error| error.to_string())?;
+            reader.reserve();
+            match poll_read_buf(Pin::new(&mut *read), cx, &mut reader.buffer) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.to_string())),
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err("it closed the connection".into())),
+                Poll::Ready(Ok(_)) => {
+                    // After the read, so that no reply is ever dated before the server sent it.
+                    let arrived = clock::now();
+                    self.used.set(arrived);
+                    let result = self.deliver(reader, hooks, arrived);
+                    (hooks.batch_end)();
+                    result?;
+                    self.close_if_unused();
+                }
+            }
+        }
+    }
+
+    /// Hands out all complete frames of the buffer.
+    fn deliver(&self, reader: &mut Reader, hooks: &Hooks, arrived: Nanos) -> Result<(), String> {
+        let mut start = 0;
+        loop {
+            let frame = reader.scanner.scan(&reader.buffer[start..]).map_err(|error| error.to_string())?;
+            let Some(frame) = frame else { break };
+            if frame.len >= SHARED_BYTES_MIN {
+                reader.buffer.advance(start);
+                start = 0;
+                let bytes = reader.buffer.split_to(frame.len).freeze();
+                self.route(Raw::Shared(bytes), frame.kind, hooks, arrived)?;
+            } else {
+                let raw = Raw::Borrowed(&reader.buffer[start..start + frame.len]);
+                self.route(raw, frame.kind, hooks, arrived)?;
+                start += frame.len;
+            }
+        }
+        reader.buffer.advance(start);
+        self.progress.set(if reader.buffer.is_empty() { Nanos::NEVER } else { arrived });
+        Ok(())
+    }
+
+    fn route(&self, raw: Raw<'_>, kind: FrameKind, hooks: &Hooks, arrived: Nanos) -> Result<(), String> {
+        let raw = match &hooks.unsolicited {
+            Some(unsolicited) => unsolicited(raw, kind, arrived),
+            None => (kind == FrameKind::Reply).then_some(raw),
+        };
+        raw.map_or(Ok(()), |raw| self.complete(raw, arrived))
+    }
+}
+
+impl Reader {
+    /// Room for the rest of a large frame, or for one ordinary read. An empty buffer that a large frame has
+    /// left behind is dropped, not kept.
+    fn reserve(&mut self) {
+        if self.buffer.is_empty() && self.buffer.capacity() > 4 * READ_BYTES {
+            self.buffer = BytesMut::new();
+        }
+        let wanted = self.scanner.bytes_wanted().max(READ_BYTES / 4);
+        if self.buffer.capacity() - self.buffer.len() < wanted {
+            self.buffer.reserve(wanted.max(READ_BYTES));
+        }
+    }
+}
+
+/// A client's hold on a lane; letting go of the last one lets a retired lane close.
+pub struct Pinned<C: Completion>(Rc<Lane<C>>);
+
+impl<C: Completion> Pinned<C> {
+    /// Pins one client.
+    pub fn new(lane: Rc<Lane<C>>) -> Self {
+        lane.pins.set(lane.pins.get() + 1);
+        Self(lane)
+    }
+}
+
+impl<C: Completion> std::ops::Deref for Pinned<C> {
+    type Target = Rc<Lane<C>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl<C: Completion> Drop for Pinned<C> {
+    fn drop(&mut self) {
+        self.0.pins.set(self.0.pins.get() - 1);
+        self.0.used.set(clock::now());
+        self.0.close_if_unused();
+    }
+}
+
+impl<C: Completion> Lane<C> {
+    /// How many clients are pinned to it.
+    pub fn pins(&self) -> usize {
+        self.pins.get()
+    }
+}

@@ -1,0 +1,242 @@
+//! One worker's lanes: which there are, which a client gets, and what to say when there is none.
+//!
+//! Lanes are opened when first needed, a few for each profile, and closed when long idle. A failed dial is
+//! remembered for a backoff that grows with each failure, during which everybody gets the same error at once
+//! instead of a queue in front of a dead host.
+
+use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc, task::Waker, time::Duration};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::spawn_local,
+};
+
+use super::{
+    connection::{Connection, DialError, Dialer, Profile, ProfileKey},
+    control::Question,
+    health::Health,
+    lane::{Completion, Hooks, Lane, Loss, Pinned},
+};
+use crate::{
+    clock::{self, Nanos},
+    ids::ServerId,
+    metrics::Counters,
+};
+
+/// A further lane of a profile is opened only once those there are serve this many clients each: clients that
+/// share a lane share its system calls.
+const PINS_BEFORE_NEXT: usize = 16;
+
+/// Lanes with nobody pinned to them are closed after this long.
+const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// What a worker decides about its lanes.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Lanes for each profile at most.
+    pub per_profile: usize,
+    /// Backoff after the first failed dial, and the longest one.
+    pub backoff: (Duration, Duration),
+    /// How long a command waits for its reply.
+    pub command_timeout: Duration,
+}
+
+/// The answer to a client that needs a lane.
+pub enum Pick<C: Completion> {
+    /// Here it is.
+    Ready(Pinned<C>),
+    /// One is being dialled; the waker will be woken.
+    Dialing,
+    /// There is none, and the reason.
+    Failed(DialError),
+}
+
+struct Slots<C: Completion> {
+    lanes: Vec<Rc<Lane<C>>>,
+    dialing: Option<Vec<Waker>>,
+    failure: Option<(DialError, Nanos)>,
+    failures: u32,
+}
+
+/// One worker's lanes, by profile.
+pub struct Lanes<C: Completion> {
+    dialer: Arc<Dialer>,
+    health: Arc<Health>,
+    questions: mpsc::Sender<Question>,
+    policy: Policy,
+    counters: Arc<Counters>,
+    batch_end: Rc<dyn Fn()>,
+    slots: RefCell<HashMap<ProfileKey, Slots<C>>>,
+}
+
+impl<C: Completion> Lanes<C> {
+    /// No lanes yet. `batch_end` is called after each batch of replies.
+    pub fn new(
+        dialer: Arc<Dialer>,
+        health: Arc<Health>,
+        questions: mpsc::Sender<Question>,
+        policy: Policy,
+        counters: Arc<Counters>,
+        batch_end: Rc<dyn Fn()>,
+    ) -> Rc<Self> {
+        Rc::new(Self { dialer, health, questions, policy, counters, batch_end, slots: RefCell::default() })
+    }
+
+    /// Finds a lane for a client of this profile, or starts dialling one.
+    pub fn pick(self: &Rc<Self>, profile: &Profile, waker: &Waker) -> Pick<C> {
+        let mut all = self.slots.borrow_mut();
+        let slots = all.entry(profile.key()).or_insert_with(Slots::new);
+        slots.lanes.retain(|lane| lane.is_usable());
+        let best = slots.lanes.iter().min_by_key(|lane| lane.pins());
+        let enough = slots.lanes.len() >= self.policy.per_profile;
+        if let Some(lane) = best {
+            let lane = Rc::clone(lane);
+            if !enough && lane.pins() >= PINS_BEFORE_NEXT && slots.may_dial() && !self.health.is_down() {
+                self.dial(slots, profile.clone(), Vec::new());
+            }
+            return Pick::Ready(Pinned::new(lane));
+        }
+        if let Some(waiting) = &mut slots.dialing {
+            waiting.push(waker.clone());
+            return Pick::Dialing;
+        }
+        if let (false, Some((error, _))) = (slots.may_dial(), &slots.failure) {
+            return Pick::Failed(error.clone());
+        }
+        if let Some(error) = self.health.down_reason() {
+            return Pick::Failed(error);
+        }
+        self.dial(slots, profile.clone(), vec![waker.clone()]);
+        Pick::Dialing
+    }
+
+    /// Takes in a connection that was made to verify a client, so that it need not be dialled again.
+    pub fn adopt(self: &Rc<Self>, connection: Connection) {
+        let key = connection.profile.key();
+        let lane = self.open(connection);
+        let mut all = self.slots.borrow_mut();
+        let slots = all.entry(key).or_insert_with(Slots::new);
+        slots.lanes.retain(|lane| lane.is_usable());
+        if slots.lanes.len() < self.policy.per_profile {
+            slots.lanes.push(lane);
+        } else {
+            lane.retire();
+        }
+    }
+
+    /// Removes a lane from sharing: it serves the client that has it, alone, until that client lets go.
+    pub fn privatize(&self, lane: &Rc<Lane<C>>) {
+        if let Some(slots) = self.slots.borrow_mut().get_mut(&lane.profile.key()) {
+            slots.lanes.retain(|other| !Rc::ptr_eq(other, lane));
+        }
+        lane.retire();
+    }
+
+    /// Retires the lanes that are on another server process than `server`: the upstream has been restarted,
+    /// replaced or given another role, and nothing may be cached from them.
+    pub fn retire_others(&self, server: ServerId) {
+        for slots in self.slots.borrow().values() {
+            slots
+                .lanes
+                .iter()
+                .filter(|lane| !lane.greeting.server.is_same(server))
+                .for_each(|lane| lane.retire());
+        }
+    }
+
+    /// Periodic care: timed-out commands are answered, idle lanes closed.
+    pub fn sweep(&self, now: Nanos) {
+        let lanes: Vec<_> = self.slots.borrow().values().flat_map(|slots| slots.lanes.clone()).collect();
+        for lane in lanes {
+            lane.sweep(now, self.policy.command_timeout);
+            lane.close_if_idle(now, IDLE_TIMEOUT);
+        }
+        self.slots.borrow_mut().retain(|_, slots| {
+            slots.lanes.retain(|lane| lane.is_open());
+            !slots.lanes.is_empty()
+                || slots.dialing.is_some()
+                || slots.failure.as_ref().is_some_and(|(_, until)| *until > now)
+        });
+    }
+
+    /// Commands in flight on all shared lanes.
+    pub fn in_flight(&self) -> usize {
+        self.slots.borrow().values().flat_map(|slots| &slots.lanes).map(|lane| lane.in_flight()).sum()
+    }
+
+    fn open(self: &Rc<Self>, connection: Connection) -> Rc<Lane<C>> {
+        self.counters.lanes.add(1);
+        let this = Rc::clone(self);
+        let ended = Box::new(move |loss: Option<&Loss>| {
+            this.counters.lanes.sub(1);
+            if let Some(loss) = loss {
+                this.counters.lanes_lost.add(1);
+                this.health.suspect(&loss.to_string());
+            }
+        });
+        let hooks = Hooks { batch_end: Rc::clone(&self.batch_end), unsolicited: None, ended };
+        Lane::open(connection, self.dialer.address(), hooks)
+    }
+
+    /// Invariant 8: where the lane's own user may not ask INFO, the control plane finds out by the lane's HELLO id and
+    /// address which process it ends at.
+    async fn identified(&self, mut connection: Connection) -> Connection {
+        if let (ServerId::UNKNOWN, Some(id)) = (connection.greeting.server, connection.greeting.client_id) {
+            let (answer, server) = oneshot::channel();
+            if self.questions.send(Question::WhoServes(id, connection.local, answer)).await.is_ok() {
+                connection.greeting.server = server.await.unwrap_or(ServerId::UNKNOWN);
+            }
+        }
+        connection
+    }
+
+    fn dial(self: &Rc<Self>, slots: &mut Slots<C>, profile: Profile, waiting: Vec<Waker>) {
+        slots.dialing = Some(waiting);
+        let this = Rc::clone(self);
+        spawn_local(async move {
+            let key = profile.key();
+            let result = this.dialer.open(profile, "nearhit-lane").await;
+            let lane = match result {
+                Ok(connection) => Ok(this.open(this.identified(connection).await)),
+                Err(error) => Err(error),
+            };
+            let mut all = this.slots.borrow_mut();
+            let slots = all.entry(key).or_insert_with(Slots::new);
+            let waiting = slots.dialing.take().unwrap_or_default();
+            match lane {
+                Ok(lane) => {
+                    slots.failures = 0;
+                    slots.failure = None;
+                    slots.lanes.push(lane);
+                }
+                Err(error) => {
+                    if let DialError::Unreachable { reason, .. } = &error {
+                        this.health.suspect(reason);
+                    }
+                    let wait = backoff(slots.failures, this.policy.backoff);
+                    slots.failures += 1;
+                    slots.failure = Some((error, clock::now() + wait));
+                }
+            }
+            drop(all);
+            waiting.into_iter().for_each(Waker::wake);
+        });
+    }
+}
+
+impl<C: Completion> Slots<C> {
+    fn new() -> Self {
+        Self { lanes: Vec::new(), dialing: None, failure: None, failures: 0 }
+    }
+
+    fn may_dial(&self) -> bool {
+        self.dialing.is_none() && self.failure.as_ref().is_none_or(|(_, until)| clock::now() >= *until)
+    }
+}
+
+/// The wait after the `failures`-th failure in a row, doubling from the least to the longest, less a random part
+/// of up to a half so that many waiters do not come back at once.
+pub fn backoff(failures: u32, (least, longest): (Duration, Duration)) -> Duration {
+    let full = least.saturating_mul(1 << failures.min(16)).min(longest);
+    full.mul_f64(1.0 - fastrand::f64() / 2.0)
+}

@@ -1,0 +1,175 @@
+//! Exclusive connections: the ones that transactions, blocking commands and subscriptions have to themselves.
+//!
+//! They come from bb8 pools of raw sockets, which keep the count. A pooled socket is interchangeable: it is brought
+//! to the profile it is wanted in when it is taken out, so that one pool serves all users and databases and its
+//! limit holds for all together. A socket is only ever put back by [`Exclusive::give_back`]; one that is
+//! dropped anywhere else, in mid-request or by a cancelled task, is missing from its slot, which is how bb8
+//! learns that it is broken.
+
+use std::{net::TcpStream as StdStream, sync::Arc, time::Duration};
+
+use bb8_redis::bb8::{self, ManageConnection, PooledConnection, RunError};
+use thiserror::Error;
+use tokio::net::TcpStream;
+
+use super::connection::{Connection, DialError, Dialer, Fresh, Greeting, Profile};
+
+/// An unused pooled connection is closed after this long.
+const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// Dials bare sockets for bb8.
+pub struct Manager(Arc<Dialer>);
+
+/// A socket in the pool.
+pub struct Slot {
+    /// Not registered with any worker's event loop while it lies in the pool; missing while it is in use.
+    socket: Option<StdStream>,
+    /// What it was last agreed to be.
+    agreed: Option<(Profile, Greeting)>,
+}
+
+impl ManageConnection for Manager {
+    type Connection = Slot;
+    type Error = DialError;
+
+    async fn connect(&self) -> Result<Slot, DialError> {
+        let stream = self.0.open_bare().await?;
+        let socket = stream.into_std().map_err(|error| DialError::Unreachable {
+            address: self.0.address(),
+            reason: error.to_string(),
+        })?;
+        Ok(Slot { socket: Some(socket), agreed: None })
+    }
+
+    /// A resting socket has nothing to read: bytes would be somebody's late reply, an end of file a dead server.
+    async fn is_valid(&self, slot: &mut Slot) -> Result<(), DialError> {
+        let quiet = slot.socket.as_ref().is_some_and(|socket| {
+            matches!(socket.peek(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+        });
+        let reason = || "a pooled connection was closed".to_owned();
+        quiet
+            .then_some(())
+            .ok_or_else(|| DialError::Unreachable { address: self.0.address(), reason: reason() })
+    }
+
+    fn has_broken(&self, slot: &mut Slot) -> bool {
+        slot.socket.is_none()
+    }
+}
+
+/// Why there is no exclusive connection.
+#[derive(Debug, Error)]
+pub enum CheckoutError {
+    /// All are taken, and none came free in time.
+    #[error("all {max} upstream connections for {purpose} are in use ({key}); waited {waited:?}")]
+    Exhausted {
+        /// The limit.
+        max: usize,
+        /// What the pool is for.
+        purpose: &'static str,
+        /// The configuration key that sets the limit.
+        key: &'static str,
+        /// How long was waited (`upstream.connect_timeout`).
+        waited: Duration,
+    },
+    /// The upstream could not be reached, or refused.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+}
+
+/// What a pool is for, and how large it may grow.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    /// For messages: "transactions", "blocking commands and subscriptions".
+    pub purpose: &'static str,
+    /// The configuration key.
+    pub key: &'static str,
+    /// Connections at most.
+    pub max: usize,
+    /// How long to wait for one.
+    pub wait: Duration,
+}
+
+/// A pool of exclusive connections, shared by all workers.
+#[derive(Clone)]
+pub struct Pool {
+    dialer: Arc<Dialer>,
+    places: bb8::Pool<Manager>,
+    budget: Budget,
+}
+
+impl Pool {
+    /// An empty pool. Must be called within the runtime that is to run its reaper.
+    pub fn new(dialer: Arc<Dialer>, budget: Budget) -> Self {
+        let places = bb8::Pool::builder()
+            .max_size(u32::try_from(budget.max).unwrap_or(u32::MAX))
+            .min_idle(None)
+            .max_lifetime(None)
+            .idle_timeout(Some(IDLE_TIMEOUT))
+            .connection_timeout(budget.wait)
+            .retry_connection(false)
+            .test_on_check_out(true)
+            .build_unchecked(Manager(Arc::clone(&dialer)));
+        Self { dialer, places, budget }
+    }
+
+    /// Takes out a connection of this profile, waiting at most `upstream.connect_timeout` for a free one.
+    ///
+    /// Cancel safe: a connection that was taken out and not handed over is discarded.
+    pub async fn checkout(
+        &self,
+        profile: &Profile,
+        name: &str,
+    ) -> Result<(Connection, Exclusive), CheckoutError> {
+        loop {
+            let mut slot = self.places.get_owned().await.map_err(|error| match error {
+                RunError::User(error) => CheckoutError::Dial(error),
+                RunError::TimedOut => self.exhausted(),
+            })?;
+            let used = slot.agreed.is_some();
+            match self.take(&mut slot, profile, name).await {
+                Ok(connection) => return Ok((connection, Exclusive(slot))),
+                // A used connection may have died in the pool. Nothing of the client's has been sent on it, so
+                // the next one may serve; a fresh one that fails tells the truth.
+                Err(DialError::Unreachable { .. }) if used => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Connections that are in use or lie ready.
+    pub fn connections(&self) -> u32 {
+        self.places.state().connections
+    }
+
+    async fn take(&self, slot: &mut Slot, profile: &Profile, name: &str) -> Result<Connection, DialError> {
+        let lost = |reason: String| DialError::Unreachable { address: self.dialer.address(), reason };
+        let socket = slot.socket.take().ok_or_else(|| lost("the pooled connection is gone".into()))?;
+        let mut stream = TcpStream::from_std(socket).map_err(|error| lost(error.to_string()))?;
+        let greeting = match slot.agreed.take() {
+            Some((agreed, greeting)) if agreed == *profile => greeting,
+            other => {
+                let fresh = if other.is_some() { Fresh::No } else { Fresh::Yes };
+                self.dialer.agree(&mut stream, profile, name, fresh).await?
+            }
+        };
+        let local = stream.local_addr().map_err(|error| lost(error.to_string()))?;
+        Ok(Connection { stream, profile: profile.clone(), greeting, local })
+    }
+
+    fn exhausted(&self) -> CheckoutError {
+        let Budget { purpose, key, max, wait } = self.budget;
+        CheckoutError::Exhausted { max, purpose, key, waited: wait }
+    }
+}
+
+/// The place in the pool that belongs to a connection in use. Dropped, it frees the place and discards the socket.
+pub struct Exclusive(PooledConnection<'static, Manager>);
+
+impl Exclusive {
+    /// Puts a connection back that is as it was agreed: no transaction, watch, subscription or unread byte.
+    pub fn give_back(mut self, stream: TcpStream, profile: Profile, greeting: Greeting) {
+        self.0.socket = stream.into_std().ok();
+        self.0.agreed = Some((profile, greeting));
+    }
+}
