@@ -1,0 +1,57 @@
+# What the scripts share: free ports, waiting, and a Redis client in bash for where redis-cli may be missing.
+# shellcheck shell=bash
+
+# say WORDS...: a heading.
+say() { printf '\n== %s\n' "$*"; }
+
+# fail WORDS...: ends the script.
+fail() {
+  printf '%s: %s\n' "${0##*/}" "$*" >&2
+  exit 1
+}
+
+# port_answers PORT: whether something on loopback accepts connections there.
+port_answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+# free_port [PORT]: PORT if nobody listens there, else one found at random below the ephemeral range.
+free_port() {
+  local port=${1:-$((20000 + RANDOM % 10000))}
+  while port_answers "$port"; do port=$((20000 + RANDOM % 10000)); done
+  echo "$port"
+}
+
+# wait_for SECONDS COMMAND...: until the command succeeds; fails if it has not by then.
+wait_for() {
+  local deadline=$((SECONDS + $1))
+  shift
+  until "$@" >/dev/null 2>&1; do
+    ((SECONDS < deadline)) || return 1
+    sleep 0.1
+  done
+}
+
+# ask PORT COMMAND...: sends one inline command (no blanks in its words) and prints the reply: a simple string, an
+# error or an integer with its sign, a bulk string without, nothing for nil.
+ask() (
+  exec 3<>"/dev/tcp/127.0.0.1/$1" || exit 1
+  shift
+  printf '%s\r\n' "$*" >&3
+  IFS= read -r -t 10 header <&3 || exit 1
+  header=${header%$'\r'}
+  case $header in
+    '$-1') ;;
+    '$'*)
+      LC_ALL=C IFS= read -r -t 10 -N "${header#?}" body <&3 || exit 1
+      printf '%s\n' "$body"
+      ;;
+    *) printf '%s\n' "$header" ;;
+  esac
+)
+
+# counter NAME: the number behind `NAME:` in the INFO text on standard input.
+counter() {
+  local text
+  text=$(tr -d '\r' | sed -n "s/^$1:\([0-9][0-9]*\)$/\1/p")
+  [[ $text ]] || fail "no counter \`$1\` in INFO nearhit"
+  echo "$text"
+}
