@@ -142,7 +142,11 @@ impl Client {
 
     /// Ends the sending half; replies still come.
     pub(crate) fn finish_sending(&mut self) {
-        self.stream.shutdown(Shutdown::Write).expect("the connection stands");
+        self.try_finish_sending().expect("the connection stands");
+    }
+
+    pub(crate) fn try_finish_sending(&mut self) -> io::Result<()> {
+        self.stream.shutdown(Shutdown::Write)
     }
 
     /// Closes with a reset, as a client that is killed does, and leaves no port waiting.

@@ -86,11 +86,18 @@ impl Process {
 
     /// Resident memory, in MiB.
     pub(crate) fn rss_mib(&self) -> u64 {
+        self.status_mib("VmRSS:")
+    }
+
+    /// The most that was ever resident, in MiB.
+    pub(crate) fn peak_rss_mib(&self) -> u64 {
+        self.status_mib("VmHWM:")
+    }
+
+    fn status_mib(&self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the child runs");
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .expect("a running process has memory");
+        let line =
+            status.lines().find_map(|line| line.strip_prefix(field)).expect("a running process has memory");
         let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("the kernel writes a number of kB");
         kib / 1024
     }

@@ -1,0 +1,392 @@
+//! What is too much, too large, too deep, too slow or broken harms nobody but who sent it.
+//!
+//! After each excess another client of the same proxy still works, the clients that misbehaved are gone, and the
+//! proxy's memory is back under a named bound. The peak is looked at too where a queue could grow meanwhile.
+
+mod common;
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
+use std::time::Duration;
+
+use common::resp::{encode, shown};
+use common::{Client, Intercept, Proxy, ProxyBuilder, Redis, eventually, proxy, raise_open_files};
+
+const MIB: usize = 1024 * 1024;
+/// How much more memory than at rest the proxy may keep once an excess is over: what allocators hold back.
+const RESIDUE_MIB_MAX: u64 = 64;
+/// How much more it may take while an excess lasts, beyond the limit that is being tested.
+const PEAK_MIB_MAX: u64 = 96;
+/// Lanes and pooled connections may have been opened for an excess, and may stay for a while.
+const UPSTREAM_CONNECTIONS_MAX: usize = 32;
+/// What a connection that does nothing may cost.
+const IDLE_CLIENT_KIB_MAX: u64 = 16;
+/// A large transfer on a busy machine; only a hang takes this long.
+const LARGE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A proxy at rest, one client of it that behaves, and what it needs then.
+struct House {
+    redis: Redis,
+    proxy: Proxy,
+    bystander: Client,
+    clients: u64,
+    files: usize,
+    rss_mib: u64,
+}
+
+impl House {
+    #[track_caller]
+    fn start(configure: impl FnOnce(ProxyBuilder) -> ProxyBuilder) -> Self {
+        let redis = Redis::start();
+        let proxy = configure(proxy().upstream(&redis).set("cache.max_staleness", "10s")).start();
+        Self::around(redis, proxy)
+    }
+
+    #[track_caller]
+    fn around(redis: Redis, proxy: Proxy) -> Self {
+        proxy.wait_live();
+        let mut bystander = proxy.client();
+        bystander.expect(b"+OK\r\n", &["SET", "bystander", "well"]);
+        bystander.expect(b"$4\r\nwell\r\n", &["GET", "bystander"]);
+        let (clients, files) = (proxy.stat("connected_clients"), proxy.process().open_files());
+        let rss_mib = proxy.process().rss_mib();
+        Self { redis, proxy, bystander, clients, files, rss_mib }
+    }
+
+    /// The client that behaves, and a new one, read and write.
+    #[track_caller]
+    fn serves(&mut self) {
+        for client in [&mut self.bystander, &mut self.proxy.client()] {
+            client.expect(b"+OK\r\n", &["SET", "bystander", "well"]);
+            client.expect(b"$4\r\nwell\r\n", &["GET", "bystander"]);
+            client.expect(b"$4\r\nwell\r\n", &["GET", "bystander"]);
+        }
+    }
+
+    /// It serves, whoever misbehaved is gone, and what was taken has been given back.
+    #[track_caller]
+    fn recovers(&mut self) {
+        self.serves();
+        let clients = self.clients;
+        eventually("the clients that misbehaved are gone", || {
+            self.proxy.stat("connected_clients") <= clients
+        });
+        let files = self.files + UPSTREAM_CONNECTIONS_MAX;
+        eventually("their sockets are closed", || self.proxy.process().open_files() <= files);
+        let bound = self.rss_mib + RESIDUE_MIB_MAX;
+        eventually("memory is given back", || self.proxy.process().rss_mib() <= bound);
+        self.serves();
+    }
+
+    #[track_caller]
+    fn peaked_below(&self, extra_mib: u64) {
+        let (peak, bound) = (self.proxy.process().peak_rss_mib(), self.rss_mib + extra_mib + PEAK_MIB_MAX);
+        assert!(peak <= bound, "{peak} MiB at the peak, from {} at rest; allowed are {bound}", self.rss_mib);
+    }
+}
+
+#[test]
+fn ten_thousand_idle_connections() {
+    /// What the test process and the proxy hold open beside these connections.
+    const OTHER_FILES: u64 = 1_000;
+    let files = raise_open_files();
+    let count = files.saturating_sub(OTHER_FILES).min(10_000);
+    if count < 10_000 {
+        eprintln!("the hard limit of {files} open files allows {count} connections instead of 10000");
+    }
+    let mut house = House::start(|proxy| proxy.set("server.max_clients", "20000"));
+    let mut idle: Vec<Client> = (0..count).map(|_| house.proxy.client()).collect();
+    eventually("all are accepted", || house.proxy.stat("connected_clients") == house.clients + count);
+    house.serves();
+    let (rss, bound) = (
+        house.proxy.process().rss_mib(),
+        house.rss_mib + RESIDUE_MIB_MAX + count * IDLE_CLIENT_KIB_MAX / 1024,
+    );
+    assert!(rss <= bound, "{rss} MiB for {count} idle connections; allowed are {bound}");
+    for client in &mut idle {
+        client.expect(b"+PONG\r\n", &["PING"]);
+    }
+    idle.into_iter().for_each(Client::reset);
+    house.recovers();
+}
+
+#[test]
+fn a_value_of_a_hundred_megabytes_goes_there_and_back() {
+    let mut house = House::start(|proxy| proxy);
+    let value: Vec<u8> = (0..100_000_000_u32).map(|index| (index % 251) as u8).collect();
+    let framed = [b"$100000000\r\n".as_slice(), &value, b"\r\n"].concat();
+    let mut client = house.proxy.client();
+    client.set_timeout(LARGE_TIMEOUT);
+    assert_eq!(shown(&client.cmd(&[b"SET".as_slice(), b"large", &value])), "+OK\\r\\n");
+    for _ in 0..2 {
+        assert!(client.cmd(&["GET", "large"]) == framed, "the value came back changed");
+    }
+    client.expect(b":1\r\n", &["DEL", "large"]);
+    drop(client);
+    house.recovers();
+}
+
+#[test]
+fn small_commands_go_on_beside_large_values() {
+    const SMALL_MIN: u32 = 10;
+    let mut house = House::start(|proxy| proxy);
+    let address = house.proxy.addr();
+    let done = Arc::new(AtomicBool::new(false));
+    let finished = Arc::clone(&done);
+    let large = thread::spawn(move || {
+        let value = vec![b'x'; 100_000_000];
+        let mut client = Client::connect(address);
+        client.set_timeout(LARGE_TIMEOUT);
+        for _ in 0..2 {
+            assert_eq!(shown(&client.cmd(&[b"SET".as_slice(), b"large", &value])), "+OK\\r\\n");
+            assert_eq!(client.cmd(&["GET", "large"]).len(), value.len() + 14);
+        }
+        finished.store(true, SeqCst);
+    });
+    // One of these is answered from memory and one by Redis, over whichever connection carries the large value.
+    let mut small = house.proxy.client();
+    let mut rounds = 0;
+    while !done.load(SeqCst) && !large.is_finished() {
+        rounds += 1;
+        small.expect(b"$4\r\nwell\r\n", &["GET", "bystander"]);
+        small.expect(format!(":{rounds}\r\n").as_bytes(), &["INCR", "counter"]);
+    }
+    large.join().expect("the large values came through");
+    assert!(rounds >= SMALL_MIN, "only {rounds} rounds of small commands while 400 MB went by");
+    drop(small);
+    house.recovers();
+}
+
+#[test]
+fn garbage_is_refused_and_forgotten() {
+    let mut house = House::start(|proxy| proxy);
+    let mut random = fastrand::Rng::with_seed(6);
+    for _ in 0..200 {
+        let mut bytes = vec![0; random.usize(1..64 * 1024)];
+        random.fill(&mut bytes);
+        throw(&house.proxy, &bytes);
+    }
+    house.recovers();
+}
+
+#[test]
+fn requests_with_bytes_changed_are_refused_or_answered() {
+    let mut house = House::start(|proxy| proxy);
+    let pipeline =
+        [encode(&["SET", "key", "value"]), encode(&["GET", "key"]), encode(&["MGET", "key", "other"])];
+    let stream = pipeline.concat().repeat(20);
+    let mut random = fastrand::Rng::with_seed(7);
+    for _ in 0..300 {
+        let mut changed = stream.clone();
+        for _ in 0..random.usize(1..4) {
+            let at = random.usize(0..changed.len());
+            changed[at] = random.u8(..);
+        }
+        throw(&house.proxy, &changed);
+    }
+    house.recovers();
+}
+
+/// Sends bytes that may be anything, and takes whatever comes until the proxy closes.
+fn throw(proxy: &Proxy, bytes: &[u8]) {
+    let mut client = proxy.client();
+    // The proxy may have closed before it has everything, and then there is no half left to end either.
+    if client.try_send_raw(bytes).is_ok() {
+        let _ = client.try_finish_sending();
+    }
+    client.recv_to_end();
+}
+
+#[test]
+fn a_request_nested_a_million_levels_is_refused_as_redis_does() {
+    let mut house = House::start(|proxy| proxy);
+    let nested = b"*1\r\n".repeat(1_000_000);
+    let mut client = house.proxy.client();
+    // The refusal comes with the first few bytes; a reset may then swallow it, as it may before Redis.
+    let _ = client.try_send_raw(&nested[..8]);
+    let answer = client.recv_to_end();
+    assert_eq!(shown(&answer), r"-ERR Protocol error: expected \'$\', got \'*\'\r\n");
+    throw(&house.proxy, &nested);
+    house.recovers();
+    house.peaked_below(0);
+}
+
+#[test]
+fn a_reply_nested_a_million_levels_harms_nobody() {
+    let redis = Redis::start();
+    let deep = [b"*1\r\n".repeat(1_000_000), b"+x\r\n".to_vec()].concat();
+    let upstream = Intercept::get(redis.addr(), "deep", deep.clone());
+    let proxy = proxy().upstream_addr(upstream.addr()).set("cache.max_staleness", "10s").start();
+    let mut house = House::around(redis, proxy);
+    for protocol in [2, 3] {
+        let mut client = house.proxy.client();
+        client.hello(protocol);
+        client.send_raw(&[encode(&["GET", "deep"]), encode(&["QUIT"])].concat());
+        let answer = client.recv_to_end();
+        let whole = answer == [deep.as_slice(), b"+OK\r\n"].concat();
+        let refused = answer.is_empty() || answer.starts_with(b"-");
+        assert!(whole || refused, "RESP{protocol}: neither the reply nor an error: {}", shown(&answer));
+    }
+    assert!(upstream.given() >= 2, "the proxy has seen the reply");
+    house.recovers();
+    house.peaked_below(0);
+}
+
+#[test]
+fn a_client_that_never_reads_its_hits_is_cut_off() {
+    let mut house = House::start(|proxy| proxy.set("server.output_limit", "8MiB"));
+    let value = "x".repeat(1_000_000);
+    house.bystander.expect(b"+OK\r\n", &["SET", "large", &value]);
+    house.proxy.settle();
+    for _ in 0..2 {
+        assert_eq!(house.bystander.cmd(&["GET", "large"]).len(), value.len() + 12);
+    }
+    never_read(&mut house, 2_000);
+}
+
+#[test]
+fn a_client_that_never_reads_its_misses_is_cut_off() {
+    let mut house =
+        House::start(|proxy| proxy.set("server.output_limit", "8MiB").set("cache.max_value_size", "64KiB"));
+    house.bystander.expect(b"+OK\r\n", &["SET", "large", &"x".repeat(1_000_000)]);
+    never_read(&mut house, 200);
+}
+
+/// Asks so many times for a megabyte that nobody takes.
+#[track_caller]
+fn never_read(house: &mut House, requests: usize) {
+    let silent = house.proxy.client();
+    let (mut writer, stream) = (silent.writer(), encode(&["GET", "large"]).repeat(requests));
+    // The proxy stops reading from it or closes, so this may end early or late, but by itself.
+    let sender = thread::spawn(move || {
+        let _ = writer.write_all(&stream);
+    });
+    let clients = house.clients;
+    eventually("the client that does not read is cut off", || {
+        house.bystander.expect(b"$4\r\nwell\r\n", &["GET", "bystander"]);
+        house.proxy.stat("connected_clients") <= clients
+    });
+    sender.join().expect("the sender only sends");
+    drop(silent);
+    house.recovers();
+    house.peaked_below(8);
+}
+
+#[test]
+fn thousands_of_clients_cut_off_in_mid_request() {
+    let mut house = House::start(|proxy| proxy);
+    let whole =
+        [encode(&["GET", "bystander"]), encode(&["SET", "cut", "value"]), encode(&["GET", "cut"])].concat();
+    let mut random = fastrand::Rng::with_seed(8);
+    for number in 0..3_000 {
+        let mut client = house.proxy.client();
+        client.send_raw(&whole[..random.usize(1..=whole.len())]);
+        if number % 2 == 0 {
+            client.reset();
+        }
+        if number % 500 == 0 {
+            house.serves();
+        }
+    }
+    house.recovers();
+}
+
+/// Clients cut off while their transactions, watches and blocking commands hold a connection of their own.
+#[test]
+fn clients_cut_off_in_mid_transaction_leave_no_connection_behind() {
+    let mut house =
+        House::start(|proxy| proxy.set("upstream.max_connections", "5").set("upstream.max_blocking", "5"));
+    for number in 0..60 {
+        let mut client = house.proxy.client();
+        match number % 4 {
+            0 => client.send_raw(&[encode(&["MULTI"]), encode(&["SET", "never", "stored"])].concat()),
+            1 => client.expect(b"+OK\r\n", &["WATCH", "bystander"]),
+            2 => client.send(&["BLPOP", "nothing", "0"]),
+            _ => assert_eq!(client.cmd(&["SUBSCRIBE", "channel"])[0], b'*'),
+        }
+        if number % 8 < 4 {
+            client.reset();
+        } else {
+            drop(client);
+        }
+        // The budget is five of each kind: whatever leaks is missed soon.
+        let holders = house.clients;
+        eventually(&format!("client {number} is gone"), || house.proxy.stat("connected_clients") <= holders);
+    }
+    eventually("the pool is free", || house.proxy.stat("pool_in_use") == 0);
+    eventually("no blocking connection is held", || house.proxy.stat("blocking_in_use") == 0);
+    let replies = house.bystander.pipeline(&[&["MULTI"], &["GET", "never"], &["EXEC"]]);
+    assert_eq!(shown(&replies[2]), "*1\\r\\n$-1\\r\\n");
+    house.recovers();
+}
+
+#[test]
+fn one_client_too_many_is_told_so() {
+    // Two of the five are the bystander and the connection that asks for statistics.
+    let mut house = House::start(|proxy| proxy.set("server.max_clients", "5"));
+    let mut guests: Vec<Client> = (0..3).map(|_| house.proxy.client()).collect();
+    guests.iter_mut().for_each(|guest| guest.expect(b"+PONG\r\n", &["PING"]));
+    for _ in 0..10 {
+        let answer = house.proxy.client().recv_to_end();
+        assert_eq!(shown(&answer), "-ERR max number of clients reached\\r\\n");
+    }
+    guests.iter_mut().for_each(|guest| guest.expect(b"+PONG\r\n", &["PING"]));
+    guests.pop();
+    eventually("there is room again", || {
+        let mut guest = house.proxy.client();
+        guest.try_send_raw(b"PING\r\n").is_ok() && guest.try_recv().is_ok_and(|reply| reply == b"+PONG\r\n")
+    });
+    drop(guests);
+    house.recovers();
+}
+
+#[test]
+fn a_request_over_max_request_is_refused() {
+    let mut house = House::start(|proxy| proxy.set("server.max_request", "1MiB"));
+    house.bystander.expect(b"+OK\r\n", &["SET", "fits", &"x".repeat(900_000)]);
+
+    let mut client = house.proxy.client();
+    client.set_timeout(Duration::from_millis(500));
+    client.send_raw(b"*3\r\n$3\r\nSET\r\n$8\r\ntoolarge\r\n$2097152\r\n");
+    // It may be refused as soon as it is announced, or when the limit is passed; a write into a closed connection
+    // would wipe out the answer, so the rest is sent only to a proxy that waits for it.
+    let answer = client.try_recv().or_else(|_| {
+        client.set_timeout(LARGE_TIMEOUT);
+        client.send_raw(&vec![b'x'; MIB + 64 * 1024]);
+        client.try_recv()
+    });
+    let answer = answer.expect("an error is said before the connection closes");
+    assert!(answer.starts_with(b"-ERR"), "{}", shown(&answer));
+    drop(client);
+
+    // Small arguments add up, too.
+    let arguments = b"$10\r\n0123456789\r\n".repeat(200_000);
+    throw(&house.proxy, &[b"*200001\r\n$3\r\nDEL\r\n".as_slice(), &arguments].concat());
+    assert_eq!(shown(&house.redis.client().cmd(&["EXISTS", "toolarge"])), ":0\\r\\n");
+    assert_eq!(house.redis.calls("del"), 0, "the request that was too large went through");
+    house.recovers();
+    house.peaked_below(1);
+}
+
+/// What is announced costs nothing until it comes.
+#[test]
+fn announced_lengths_take_no_memory() {
+    let mut house = House::start(|proxy| proxy);
+    let announcements: [&[u8]; 3] = [
+        b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$536870912\r\nfirst bytes",
+        b"*1048576\r\n$3\r\nDEL\r\n",
+        b"*2147483647\r\n",
+    ];
+    let mut announcers = Vec::new();
+    for announcement in announcements.into_iter().cycle().take(300) {
+        let mut client = house.proxy.client();
+        client.send_raw(announcement);
+        announcers.push(client);
+    }
+    house.serves();
+    house.peaked_below(0);
+    announcers.into_iter().for_each(Client::reset);
+    house.recovers();
+}
