@@ -159,14 +159,17 @@ impl<W> Cache<W> {
         })
     }
 
-    /// What a reader does that has to send its read in any case, as part of a larger one: starts a flight if none is
-    /// under way and none may be in the way. What is cached stays, and is replaced by the fill.
+    /// What a reader does that has to send its read in any case: starts a flight, unless one is under way or there is
+    /// a valid entry already.
     pub fn fetch_only(&self, key: &[u8], variant: &VariantKey<'_>, at: &Moment) -> Option<Token<W>> {
         if !variant.fits(key) {
             return None;
         }
         let hash = self.hash(key);
         self.write(hash).edit_or_insert(hash, key, |record, ledger| {
+            if record.view(variant, at, self.map.hasher()).is_some() {
+                return (None, Fate::Keep);
+            }
             let slot = record.as_slot(ledger);
             let token = match slot.entrance(variant, at, ledger) {
                 Entrance::Join(_) | Entrance::Bypass(_) => None,

@@ -23,10 +23,10 @@ use crate::{
     ids::Database,
     resp::{FrameKind, Protocol, ReplyScanner, encode_request, reply},
     upstream::{
+        backoff::backoff,
         connection::{DialError, Dialer, Profile},
         health::Health,
         identity::Identity,
-        lanes::backoff,
     },
 };
 
@@ -68,6 +68,17 @@ enum LinkError {
     Unsupported(String),
 }
 
+impl LinkError {
+    /// Whether the upstream itself may be gone; else it is there, and does not suit.
+    fn is_of_the_network(&self) -> bool {
+        match self {
+            Self::Io(_) | Self::Closed | Self::Silent(_) => true,
+            Self::Dial(error) => matches!(error, DialError::Unreachable { .. }),
+            Self::Unfit(_) | Self::Unsupported(_) => false,
+        }
+    }
+}
+
 /// Keeps the link, for ever.
 pub async fn run<W>(coherence: Arc<Coherence<W>>, settings: Settings) {
     let mut failures = 0;
@@ -85,7 +96,9 @@ pub async fn run<W>(coherence: Arc<Coherence<W>>, settings: Settings) {
         }
         coherence.link_lost(&error.to_string());
         tracing::debug!(%error, "link attempt ended");
-        settings.health.suspect("the link was lost");
+        if error.is_of_the_network() {
+            settings.health.suspect("the link was lost");
+        }
         let lasted = clock::now().since(began) > settings.backoff.1;
         failures = if lasted { 0 } else { failures + 1 };
         sleep(backoff(failures, settings.backoff)).await;

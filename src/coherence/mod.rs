@@ -74,6 +74,8 @@ pub struct Response<'a> {
     pub raw: Raw<'a>,
     /// PTTL's answer, sent just ahead of the read: milliseconds, -1 for none, -2 for no such key.
     pub pttl: i64,
+    /// Whether it is what this command answers of a key that does not exist.
+    pub is_missing: bool,
     /// Whether it came from a hash, whose fields may expire by themselves.
     pub is_hash: bool,
     /// When it came off the socket.
@@ -252,11 +254,10 @@ impl<W> Coherence<W> {
     /// Invariant 7: until when a reply may be served, counted from when its PTTL was sent, because the server
     /// answered later than that. `None`: not at all.
     fn deadline(&self, sent_at: Nanos, response: &Response<'_>) -> Option<Nanos> {
-        let is_nil = crate::resp::reply::is_nil(&response.raw);
         let own = match response.pttl {
             -1 => Nanos::FOREVER,
-            // The key was gone when PTTL ran; a value read after that belongs to a life PTTL knew nothing of.
-            ..-1 if is_nil => Nanos::FOREVER,
+            // The key was gone when PTTL ran; anything else belongs to a life that PTTL knew nothing of.
+            ..-1 if response.is_missing => Nanos::FOREVER,
             ..1 => return None,
             ms => sent_at + Duration::from_millis(ms.unsigned_abs()),
         };

@@ -10,6 +10,7 @@
 //! [`Command::for_each_key`] for why too few are safe there).
 
 mod keys;
+mod missing;
 mod name;
 mod rows;
 mod server;
@@ -17,6 +18,7 @@ mod table;
 
 use keys::Keys;
 pub use keys::{Extent, KeySpec, Start};
+pub use missing::MissingReply;
 pub use server::{Malformed, ServerCommand, ServerKeySpec};
 pub use table::{NotCacheable, Table};
 

@@ -2,7 +2,11 @@
 //!
 //! What concerns the server's own connections (PAUSE, TRACKINGINFO and the like) is forwarded.
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc};
+use std::{
+    net::SocketAddr,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+};
 
 use bytes::Bytes;
 
@@ -10,6 +14,7 @@ use super::{Inner, Next, Session, registry::ClientInfo, state::ReplyMode, worker
 use crate::{
     clock,
     coherence::Batch,
+    command::CommandId,
     ids::ClientId,
     resp::{Args, Raw, Value},
 };
@@ -32,6 +37,14 @@ impl Session {
         request: Raw<'_>,
     ) -> Next {
         let Some(subcommand) = args.get(1) else { return inner.wrong_arity("client") };
+        let (may_client, knows_7_2) = inner
+            .greeting()
+            .map_or((true, true), |greeting| (greeting.may_client, is_at_least(&greeting.version, (7, 2))));
+        if !may_client {
+            let name = String::from_utf8_lossy(subcommand).to_ascii_lowercase();
+            let text = format!("NOPERM this user has no permissions to run the 'client|{name}' command");
+            return inner.refuse(&text);
+        }
         let is = |name: &str, count: usize| {
             subcommand.eq_ignore_ascii_case(name.as_bytes()) && args.len() == count
         };
@@ -45,17 +58,17 @@ impl Session {
         if is("SETNAME", 3) {
             return self.set_name(inner, &args[2]);
         }
-        if is("SETINFO", 4) {
+        if is("SETINFO", 4) && knows_7_2 {
             return self.set_info(inner, &args[2], &args[3]);
         }
         if is("INFO", 2) {
-            let line = format!("{}\n", self.info.line(clock::now()));
+            let line = format!("{}\n", self.info.line(clock::now(), "client|info"));
             return inner.reply(&Value::Verbatim(line.into()));
         }
         if is("REPLY", 3) {
             return Self::reply_mode(inner, &args[2]);
         }
-        if is("NO-EVICT", 3) || is("NO-TOUCH", 3) {
+        if is("NO-EVICT", 3) || (is("NO-TOUCH", 3) && knows_7_2) {
             let known = [&b"ON"[..], b"OFF"].iter().any(|value| args[2].eq_ignore_ascii_case(value));
             return if known { inner.reply(&Value::OK) } else { inner.refuse("ERR syntax error") };
         }
@@ -126,9 +139,8 @@ impl Session {
         let wanted = |info: &ClientInfo| match args.get(2) {
             None => true,
             Some(filter) if filter.eq_ignore_ascii_case(b"ID") => ids.contains(&info.id),
-            // All clients of a proxy are of the type "normal".
             Some(filter) if filter.eq_ignore_ascii_case(b"TYPE") => {
-                args.get(3).is_some_and(|kind| kind.eq_ignore_ascii_case(b"normal"))
+                args.get(3).is_some_and(|kind| info.is_of_type(kind))
             }
             Some(_) => false,
         };
@@ -138,6 +150,22 @@ impl Session {
         if !known {
             return inner.refuse("ERR syntax error");
         }
+        if let (Some(b"TYPE" | b"type"), Some(kind)) = (args.get(2), args.get(3))
+            && !is_type(kind)
+        {
+            return inner.refuse(&unknown_type(kind));
+        }
+        let table = Arc::clone(&self.worker.table.borrow());
+        let last = |info: &ClientInfo| {
+            let id = CommandId(info.command.load(Ordering::Relaxed));
+            if info.id == self.info.id {
+                "client|list"
+            } else if id.0 == 0 {
+                "NULL"
+            } else {
+                &*table[id].name
+            }
+        };
         let lines: String = self
             .worker
             .shared
@@ -145,7 +173,7 @@ impl Session {
             .all()
             .iter()
             .filter(|info| wanted(info))
-            .map(|info| info.line(now) + "\n")
+            .map(|info| info.line(now, last(info)) + "\n")
             .collect();
         inner.reply(&Value::Verbatim(lines.into()))
     }
@@ -176,8 +204,8 @@ impl Session {
                 b"USER" => {
                     doomed.retain(|info| info.details.lock().user.as_deref().unwrap_or(b"default") == value);
                 }
-                b"TYPE" if value.eq_ignore_ascii_case(b"normal") => {}
-                b"TYPE" => doomed.clear(),
+                b"TYPE" if is_type(value) => doomed.retain(|info| info.is_of_type(value)),
+                b"TYPE" => return inner.refuse(&unknown_type(value)),
                 b"SKIPME" if value.eq_ignore_ascii_case(b"yes") => {}
                 b"SKIPME" if value.eq_ignore_ascii_case(b"no") => skip_me = false,
                 _ => return inner.refuse("ERR syntax error"),
@@ -200,6 +228,22 @@ impl Session {
             let _ = mailbox.send(Mail::Kill(info.id));
         }
     }
+}
+
+/// Whether a version such as "7.0.15" is at least this major and minor one.
+fn is_at_least(version: &str, wanted: (u32, u32)) -> bool {
+    let mut numbers = version.split('.').map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= wanted
+}
+
+fn is_type(name: &[u8]) -> bool {
+    [&b"normal"[..], b"master", b"replica", b"slave", b"pubsub"]
+        .iter()
+        .any(|known| name.eq_ignore_ascii_case(known))
+}
+
+fn unknown_type(name: &[u8]) -> String {
+    format!("ERR Unknown client type '{}'", String::from_utf8_lossy(name))
 }
 
 fn number(text: &[u8]) -> Option<u64> {

@@ -20,7 +20,7 @@ use crate::{
     coherence::Batch,
     command::{Class, Command, Local, SubscribeKind},
     ids::Database,
-    resp::{Args, FrameKind, Protocol, Raw, encode_request},
+    resp::{Args, FrameKind, Protocol, Raw, encode_request, reply},
     upstream::{
         connection::DialError,
         identity::{Credentials, Identity},
@@ -324,7 +324,6 @@ impl Session {
             Class::Multi | Class::Watch => return self.forward_plain(inner, batch, request),
             // These would change the connection under us.
             Class::Session(Local::Hello | Local::Auth)
-            | Class::Subscribe(_)
             | Class::Monitor
             | Class::ScriptDebug
             | Class::Refused => return self.spoil(inner, batch, &args[0]),
@@ -344,6 +343,7 @@ impl Session {
         {
             transaction.selects.push((transaction.queued, database));
         }
+        transaction.subscribes |= matches!(class, Class::Subscribe(_));
         let (writes, reads) = keys(command, args);
         transaction.writes.extend(writes);
         transaction.reads.extend(reads);
@@ -360,6 +360,9 @@ impl Session {
     fn exec(self: &Rc<Self>, inner: &mut Inner, batch: &Batch, request: Raw<'_>) -> Next {
         let Some(transaction) = inner.transaction.take() else { return Next::Hold };
         inner.is_watching = false;
+        if let (true, Some(exclusive)) = (transaction.subscribes, inner.exclusive.as_mut()) {
+            exclusive.purpose = Purpose::Waiting;
+        }
         let writes = transaction.writes.iter().map(|key| &**key);
         let guard = self.worker.shared.coherence.begin_write(transaction.kind, writes);
         self.worker.counters.writes.add(1);
@@ -408,14 +411,17 @@ impl Session {
     /// A frame on the exclusive connection: kept if nobody asked for it, given back if it is a reply.
     fn unsolicited<'a>(self: &Rc<Self>, raw: Raw<'a>, kind: FrameKind, arrived: Nanos) -> Option<Raw<'a>> {
         let mut inner = self.inner.borrow_mut();
-        let is_message = match kind {
-            FrameKind::Push => pub_sub_frame(&raw) != PubSubFrame::Confirmation,
-            FrameKind::Reply if inner.is_monitoring => is_monitor_line(&raw),
-            FrameKind::Reply => {
-                inner.profile.protocol == Protocol::Resp2
-                    && !inner.subscriptions.is_empty()
-                    && pub_sub_frame(&raw) == PubSubFrame::Message
+        let is_resp2_subscriber =
+            inner.profile.protocol == Protocol::Resp2 && !inner.subscriptions.is_empty();
+        let is_message = match (kind, pub_sub_frame(&raw)) {
+            // A confirmation that no command waits for: the server has unsubscribed the client by itself.
+            (FrameKind::Push, PubSubFrame::Confirmation(kind)) if inner.subscribing == 0 => {
+                inner.subscriptions.confirm(kind, &raw);
+                true
             }
+            (FrameKind::Push, frame) => !matches!(frame, PubSubFrame::Confirmation(_)),
+            (FrameKind::Reply, _) if inner.is_monitoring => is_monitor_line(&raw),
+            (FrameKind::Reply, frame) => is_resp2_subscriber && frame == PubSubFrame::Message,
         };
         if !is_message {
             return Some(raw);
@@ -442,7 +448,18 @@ impl Session {
     }
 
     pub(super) fn confirmed(&self, kind: SubscribeKind, frame: &[u8]) {
-        self.inner.borrow_mut().subscriptions.confirm(kind, frame);
+        let mut inner = self.inner.borrow_mut();
+        inner.subscriptions.confirm(kind, frame);
+        self.info.details.lock().subscriptions = inner.subscriptions.counts();
+    }
+
+    /// A transaction may have held SUBSCRIBEs, whose confirmations are among EXEC's results.
+    pub(super) fn executed(&self, exec_reply: &[u8]) {
+        for result in reply::elements(exec_reply).into_iter().flatten() {
+            if let PubSubFrame::Confirmation(kind) = pub_sub_frame(result) {
+                self.confirmed(kind, result);
+            }
+        }
     }
 
     pub(super) fn monitoring(&self, on: bool) {

@@ -43,12 +43,13 @@ impl Session {
         args: Args<'_>,
         request: Raw<'_>,
     ) -> Next {
-        if !matches!(local, Local::Hello | Local::Auth | Local::Quit | Local::Reset) {
-            match self.is_let_in(inner) {
-                Some(true) => {}
-                Some(false) => return inner.refuse("NOAUTH Authentication required."),
-                None => return Next::Hold,
-            }
+        let is_open = matches!(local, Local::Hello | Local::Auth | Local::Quit | Local::Reset);
+        let may_ping = inner.greeting().is_none_or(|greeting| greeting.may_ping);
+        if (!is_open && !inner.is_authenticated())
+            || (matches!(local, Local::Ping | Local::Echo) && !may_ping)
+        {
+            // The server refuses it, and has the right words.
+            return self.forward_plain(inner, batch, request);
         }
         match local {
             Local::Ping => match args.len() {
@@ -65,22 +66,13 @@ impl Session {
                 inner.reply(&Value::OK);
                 Next::End
             }
+            Local::Reset if args.len() > 1 => inner.wrong_arity("reset"),
             Local::Reset => self.reset(inner),
             Local::Client => self.client(inner, batch, args, request),
             Local::Command => self.forward_plain(inner, batch, request),
             Local::Info => self.info(inner, batch, args, request),
             Local::Proxy => self.proxy(inner, args),
         }
-    }
-
-    /// Whether the server would take commands from this client without AUTH: only a connection can tell. `None`:
-    /// one is being made. With the upstream gone nobody can tell, and answering a PING does no harm.
-    fn is_let_in(&self, inner: &mut Inner) -> Option<bool> {
-        let asks = inner.profile.identity.user.is_none() && inner.lane.is_none() && inner.exclusive.is_none();
-        if asks && matches!(self.lane(inner), Err(super::NoLane::Wait)) {
-            return None;
-        }
-        Some(inner.is_authenticated())
     }
 
     // ---- SELECT, AUTH, HELLO, RESET: they change which lane the client is on -----------------------------------------
@@ -252,6 +244,7 @@ impl Session {
         inner.reply_mode = ReplyMode::On;
         inner.mute = false;
         inner.pin(None);
+        inner.needs_auth = None;
         inner.profile = Profile {
             identity: Arc::clone(self.worker.shared.identities.client_default()),
             database: self.worker.shared.default_database,

@@ -14,13 +14,13 @@ use bytes::Bytes;
 use super::{
     Inner, Next, Session,
     output::Seq,
-    ticket::{self, Pttl, Ticket, Work},
+    ticket::{self, Nature, Pttl, Ticket, Work},
     worker::Waiter,
 };
 use crate::{
     clock::{self, Nanos},
     coherence::{Batch, Missed, Protocols, Reply, Stamp, Token, VariantKey},
-    command::CommandId,
+    command::{CommandId, MissingReply},
     ids::{Database, IdentityId, ServerId},
     resp::{Args, Protocol, Raw, encode_request, reply},
     upstream::lane::Progress,
@@ -294,7 +294,8 @@ impl Session {
             self.worker.shared.coherence.observe(key, arrived);
             return;
         }
-        self.settle_flight(key, token, Raw::Borrowed(element), pttl, false, arrived);
+        let nature = Nature { missing: MissingReply::Nil, is_hash: false };
+        self.settle_flight(key, token, Raw::Borrowed(element), pttl, nature, arrived);
     }
 }
 

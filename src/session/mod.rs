@@ -52,11 +52,11 @@ use self::{
 use crate::{
     clock::{self, Nanos},
     coherence::Batch,
-    command::{Class, Command, Table},
+    command::{Class, Command, CommandId, Table},
     ids::Database,
     resp::{Args, OutputBuffer, Protocol, Raw, RequestScanner, SHARED_BYTES_MIN, Scanned},
     upstream::{
-        connection::{DialError, Profile},
+        connection::{DialError, Greeting, Profile},
         identity::Identity,
         lane::{Lane, Pinned, write_some},
         lanes::Pick,
@@ -119,6 +119,10 @@ struct Inner {
     lane: Option<Pinned<Ticket>>,
     /// The lane serves this client alone, since it has used WAIT.
     has_private_lane: bool,
+    /// Whether the upstream takes commands from a client that has not authenticated; `None`: not known yet.
+    needs_auth: Option<bool>,
+    /// The last command taken, for CLIENT LIST.
+    last_command: CommandId,
     exclusive: Option<Exclusive>,
     /// Commands of this client in flight, on whatever connection.
     in_flight: usize,
@@ -190,6 +194,8 @@ impl Session {
             mute: false,
             lane: None,
             has_private_lane: false,
+            needs_auth: None,
+            last_command: CommandId(0),
             exclusive: None,
             in_flight: 0,
             waits: 0,
@@ -252,7 +258,7 @@ impl Session {
                 None if self.is_over() => return Poll::Ready(None),
                 None => {}
             }
-            if self.ending.get() != Ending::No || !self.inner.borrow().takes_more() {
+            if self.ending.get() != Ending::No || !self.inner.borrow().takes_more() || !self.knows_auth() {
                 return Poll::Pending;
             }
             match self.read(cx, read) {
@@ -262,6 +268,20 @@ impl Session {
                 Poll::Pending => return Poll::Pending,
             }
         }
+    }
+
+    /// Finds out whether the upstream wants a password before the first byte is looked at: what a client may send
+    /// before AUTH is limited, and only a connection of its kind can tell. With the upstream gone nobody can.
+    fn knows_auth(&self) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        if inner.needs_auth.is_none() {
+            inner.needs_auth = match self.lane(&mut inner) {
+                Ok(lane) => Some(lane.greeting.hello.starts_with(b"-NOAUTH")),
+                Err(NoLane::Failed(_)) => Some(false),
+                Err(NoLane::Wait) => return false,
+            };
+        }
+        true
     }
 
     /// Reads once and takes what is complete. A client with nothing left over is read into the worker's own buffer,
@@ -417,6 +437,7 @@ impl Session {
             }
         };
         inner.scanner = scanner;
+        self.info.command.store(inner.last_command.0, Ordering::Relaxed);
         (taken, flow)
     }
 
@@ -456,6 +477,7 @@ impl Session {
             _ => self.forward_write(inner, command, class, batch, args, request),
         };
         if let Next::Done | Next::End = next {
+            inner.last_command = command.id;
             self.worker.counters.commands.add(1);
             if inner.reply_mode == ReplyMode::SkipNext && inner.mute {
                 inner.reply_mode = ReplyMode::On;
@@ -855,10 +877,15 @@ impl Inner {
             || self.may_release()
     }
 
-    /// Whether the server would take this client's commands without AUTH.
+    /// Whether the server would take this client's commands.
     fn is_authenticated(&self) -> bool {
-        let refused = |lane: &Pinned<Ticket>| lane.greeting.hello.starts_with(b"-NOAUTH");
-        self.profile.identity.user.is_some() || !self.lane.as_ref().is_some_and(refused)
+        self.profile.identity.user.is_some() || self.needs_auth != Some(true)
+    }
+
+    /// What the server said on the connection that this client is on.
+    fn greeting(&self) -> Option<&Greeting> {
+        let exclusive = self.exclusive.as_ref().map(|exclusive| &exclusive.lane.greeting);
+        exclusive.or_else(|| self.lane.as_ref().map(|lane| &lane.greeting))
     }
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{
     Inner, Next, Session,
     output::Seq,
-    ticket::{AskedVariant, Fill, Place, PlainRead, Ticket, Work},
+    ticket::{AskedVariant, Fill, Nature, Place, PlainRead, Ticket, Work},
     worker::Waiter,
 };
 use crate::{
@@ -47,43 +47,40 @@ impl Session {
             Err(reason) => return inner.no_lane(reason),
         };
         let coherence = &self.worker.shared.coherence;
-        if !eligible || !inner.profile.identity.may_cache(coherence.generation()) {
-            self.worker.counters.bypasses.add(1);
-            self.worker.counters.misses.add(1);
-            return self.forward_read(inner, batch, args, request);
-        }
-        let waiter = Waiter {
-            worker: self.worker.id,
-            client: self.info.id,
-            seq: inner.output.next_seq(),
-            joined_at: batch.now,
-        };
         let missed = Missed { key, variant: &variant, server: lane.greeting.server };
-        let read = coherence.miss(&missed, batch, |hit| copy(inner, &hit), || waiter);
-        let token = match read {
-            // Filled between the two looks.
-            Read::Hit(taken) => {
-                self.count_hit(inner, taken, key, &variant);
-                return Next::Done;
+        let token = if !inner.profile.identity.may_cache(coherence.generation()) {
+            None
+        } else if eligible {
+            let seq = inner.output.next_seq();
+            let waiter = Waiter { worker: self.worker.id, client: self.info.id, seq, joined_at: batch.now };
+            match coherence.miss(&missed, batch, |hit| copy(inner, &hit), || waiter) {
+                // Filled between the two looks.
+                Read::Hit(taken) => {
+                    self.count_hit(inner, taken, key, &variant);
+                    return Next::Done;
+                }
+                Read::Joined => {
+                    self.join(inner, seq, key, &request);
+                    return Next::Done;
+                }
+                Read::Bypass(_) => None,
+                Read::Fetch(token) => Some(token),
             }
-            Read::Joined => {
-                self.join(inner, waiter.seq, key, &request);
-                return Next::Done;
-            }
-            Read::Bypass(_) => {
-                self.worker.counters.bypasses.add(1);
-                self.worker.counters.misses.add(1);
-                return self.forward_read(inner, batch, args, request);
-            }
-            Read::Fetch(token) => token,
+        } else {
+            // It may not be shown what is cached, but what it reads may be: it is sent behind what forbids the hit.
+            coherence.fetch(&missed, batch)
         };
         self.worker.counters.misses.add(1);
+        let Some(token) = token else {
+            self.worker.counters.bypasses.add(1);
+            return self.forward_read(inner, batch, args, request);
+        };
         let fill = Fill {
             key: args.span(1),
             request: Box::from(&request[..]),
             token: Some(token),
             pttl: None,
-            is_hash: command.reads_hash(),
+            nature: Nature { missing: command.missing_reply(&args), is_hash: command.reads_hash() },
         };
         let mut place = inner.place();
         place.reading.push(self.worker.hash(key));

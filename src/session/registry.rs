@@ -1,10 +1,11 @@
 //! All clients of this proxy, for CLIENT LIST and CLIENT KILL, which look across workers.
 
 use std::{
+    fmt::Write,
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU16, AtomicU64, Ordering},
     },
 };
 
@@ -33,10 +34,8 @@ pub struct Details {
     pub database: Database,
     /// The protocol in use.
     pub protocol: Protocol,
-    /// The last command's name, in lower case.
-    pub command: Box<str>,
-    /// CLIENT NO-EVICT, CLIENT NO-TOUCH, MULTI, subscriptions ... as letters.
-    pub flags: String,
+    /// Channels, patterns and shard channels subscribed to.
+    pub subscriptions: [usize; 3],
 }
 
 /// One client.
@@ -54,6 +53,8 @@ pub struct ClientInfo {
     pub since: Nanos,
     /// When it last sent something.
     pub active: AtomicU64,
+    /// The number of the last command's row; 0 is none, or one that is not known.
+    pub command: AtomicU16,
     /// What may change.
     pub details: Mutex<Details>,
 }
@@ -87,6 +88,7 @@ impl Registry {
             local,
             since: now,
             active: AtomicU64::new(now.0),
+            command: AtomicU16::new(0),
             details: Mutex::default(),
         });
         self.clients.insert(id, Arc::clone(&info));
@@ -124,30 +126,43 @@ impl Registry {
 }
 
 impl ClientInfo {
-    /// This client's line of CLIENT LIST, in Redis's form.
-    pub fn line(&self, now: Nanos) -> String {
+    /// Whether CLIENT LIST and KILL count this client as of a type; a proxy has no masters and replicas.
+    pub fn is_of_type(&self, kind: &[u8]) -> bool {
+        let is_subscriber = self.details.lock().subscriptions != [0; 3];
+        kind.eq_ignore_ascii_case(if is_subscriber { b"pubsub" } else { b"normal" })
+    }
+
+    /// This client's line of CLIENT LIST. What only the server's own connections have (buffers, memory) is zero.
+    pub fn line(&self, now: Nanos, command: &str) -> String {
         let details = self.details.lock();
         let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
         let idle = now.since(Nanos(self.active.load(Ordering::Relaxed))).as_secs();
-        format!(
-            "id={} addr={} laddr={} fd=0 name={} age={} idle={idle} flags={} db={} cmd={} user={} resp={} \
-             lib-name={} lib-ver={} worker={}",
+        let [channels, patterns, shards] = details.subscriptions;
+        let mut line = format!(
+            "id={} addr={} laddr={} fd=0 name={} age={} idle={idle} flags={} db={} sub={channels} psub={patterns} \
+             ssub={shards} multi=-1 qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 \
+             events=r cmd={command} user={} redir=-1 resp={}",
             self.id.0,
             self.peer,
             self.local,
             text(&details.name),
             now.since(self.since).as_secs(),
-            if details.flags.is_empty() { "N" } else { &details.flags },
+            if details.subscriptions == [0; 3] { "N" } else { "P" },
             details.database.0,
-            if details.command.is_empty() { "NULL" } else { &details.command },
             details.user.as_ref().map_or_else(|| "default".into(), text),
             match details.protocol {
                 Protocol::Resp2 => 2,
                 Protocol::Resp3 => 3,
             },
-            text(&details.library),
-            text(&details.library_version),
-            self.worker.0,
-        )
+        );
+        if !details.library.is_empty() || !details.library_version.is_empty() {
+            let _ = write!(
+                line,
+                " lib-name={} lib-ver={}",
+                text(&details.library),
+                text(&details.library_version)
+            );
+        }
+        line
     }
 }

@@ -27,6 +27,8 @@ pub(super) struct Transaction {
     pub(super) reads: Vec<Box<[u8]>>,
     /// Queued SELECTs: their place in EXEC's reply and the database.
     pub(super) selects: Vec<(usize, Database)>,
+    /// Whether a (P|S)(UN)SUBSCRIBE is among them.
+    pub(super) subscribes: bool,
     /// Commands queued, as far as can be seen from here.
     pub(super) queued: usize,
 }
@@ -38,6 +40,7 @@ impl Transaction {
             writes: Vec::new(),
             reads: Vec::new(),
             selects: Vec::new(),
+            subscribes: false,
             queued: 0,
         }
     }
@@ -68,6 +71,11 @@ impl Subscriptions {
     /// Whether nothing is subscribed to.
     pub(super) fn is_empty(&self) -> bool {
         self.channels.is_empty() && self.patterns.is_empty() && self.shards.is_empty()
+    }
+
+    /// How many channels, patterns and shard channels.
+    pub(super) fn counts(&self) -> [usize; 3] {
+        [self.channels.len(), self.patterns.len(), self.shards.len()]
     }
 
     fn of(&mut self, kind: SubscribeKind) -> &mut HashSet<Vec<u8>> {
@@ -103,7 +111,7 @@ impl Subscriptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PubSubFrame {
     /// The confirmation of a (P|S)(UN)SUBSCRIBE, which is the reply to it.
-    Confirmation,
+    Confirmation(SubscribeKind),
     /// A message, which nobody asked for.
     Message,
     /// Neither.
@@ -117,9 +125,12 @@ pub(super) fn pub_sub_frame(frame: &[u8]) -> PubSubFrame {
     }
     let first = reply::elements(frame).and_then(|mut elements| elements.next()).and_then(reply::bulk);
     match first {
-        Some(
-            b"subscribe" | b"psubscribe" | b"ssubscribe" | b"unsubscribe" | b"punsubscribe" | b"sunsubscribe",
-        ) => PubSubFrame::Confirmation,
+        Some(b"subscribe") => PubSubFrame::Confirmation(SubscribeKind::Subscribe),
+        Some(b"psubscribe") => PubSubFrame::Confirmation(SubscribeKind::Psubscribe),
+        Some(b"ssubscribe") => PubSubFrame::Confirmation(SubscribeKind::Ssubscribe),
+        Some(b"unsubscribe") => PubSubFrame::Confirmation(SubscribeKind::Unsubscribe),
+        Some(b"punsubscribe") => PubSubFrame::Confirmation(SubscribeKind::Punsubscribe),
+        Some(b"sunsubscribe") => PubSubFrame::Confirmation(SubscribeKind::Sunsubscribe),
         Some(b"message" | b"pmessage" | b"smessage") => PubSubFrame::Message,
         _ => PubSubFrame::Other,
     }
@@ -156,7 +167,10 @@ mod tests {
     #[test]
     fn frames_are_told_apart_in_both_protocols() {
         assert_eq!(pub_sub_frame(b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nx\r\n"), PubSubFrame::Message);
-        assert_eq!(pub_sub_frame(b">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n"), PubSubFrame::Confirmation);
+        assert_eq!(
+            pub_sub_frame(b">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n"),
+            PubSubFrame::Confirmation(SubscribeKind::Subscribe)
+        );
         assert_eq!(pub_sub_frame(b"*2\r\n$4\r\npong\r\n$0\r\n\r\n"), PubSubFrame::Other);
         assert_eq!(pub_sub_frame(b"$7\r\nmessage\r\n"), PubSubFrame::Other);
     }

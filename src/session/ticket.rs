@@ -19,7 +19,7 @@ use super::{
 use crate::{
     clock::Nanos,
     coherence::{Acknowledge, FillOutcome, Protocols, Response, Token, VariantKey, WriteGuard},
-    command::{CommandId, SubscribeKind},
+    command::{CommandId, MissingReply, SubscribeKind},
     ids::Database,
     resp::{Raw, reply},
     upstream::lane::{Completion, Loss, Progress},
@@ -109,6 +109,13 @@ pub(super) struct Fill {
     pub(super) key: std::ops::Range<usize>,
     pub(super) token: Option<Token<Waiter>>,
     pub(super) pttl: Option<Pttl>,
+    pub(super) nature: Nature,
+}
+
+/// What the command tells of its reply.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Nature {
+    pub(super) missing: MissingReply,
     pub(super) is_hash: bool,
 }
 
@@ -240,6 +247,9 @@ impl Completion for Ticket {
             Work::Exec { guard, transaction } => {
                 self.observe(&transaction.reads, arrived);
                 let acknowledge = guard.complete(arrived);
+                if transaction.subscribes {
+                    self.session.executed(&raw);
+                }
                 if let Some(database) = transaction.database_after(&raw) {
                     self.session.selected(database);
                 }
@@ -339,11 +349,11 @@ impl Completion for Ticket {
 
 impl Ticket {
     fn fill(&mut self, fill: Fill, raw: Raw<'_>, arrived: Nanos) {
-        let Fill { request, key, token, pttl, is_hash } = fill;
+        let Fill { request, key, token, pttl, nature } = fill;
         let session = Rc::clone(&self.session);
         let key = &request[key];
         if let Some(token) = token {
-            session.settle_flight(key, token, raw.clone(), pttl, is_hash, arrived);
+            session.settle_flight(key, token, raw.clone(), pttl, nature, arrived);
         } else {
             session.worker.shared.coherence.observe(key, arrived);
         }
@@ -359,7 +369,7 @@ impl Session {
         token: Token<Waiter>,
         raw: Raw<'_>,
         pttl: Option<Pttl>,
-        is_hash: bool,
+        nature: Nature,
         arrived: Nanos,
     ) {
         let coherence = &self.worker.shared.coherence;
@@ -369,7 +379,13 @@ impl Session {
             coherence.observe(key, arrived);
             return self.answer_all(waiters, raw, Nanos::FOREVER);
         };
-        let response = Response { raw: raw.clone(), pttl, is_hash, arrived };
+        let response = Response {
+            is_missing: nature.missing.is(&raw),
+            raw: raw.clone(),
+            pttl,
+            is_hash: nature.is_hash,
+            arrived,
+        };
         let (filled, deadline) = coherence.fill(key, token, &response);
         match filled.outcome {
             FillOutcome::Stored => self.worker.counters.fills.add(1),

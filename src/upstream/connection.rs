@@ -115,6 +115,10 @@ pub struct Greeting {
     pub role: String,
     /// The server's version, as HELLO told it.
     pub version: String,
+    /// Whether this user may PING: if not, its own PING has to be refused by the server, not answered here.
+    pub may_ping: bool,
+    /// Whether this user may use CLIENT.
+    pub may_client: bool,
 }
 
 /// A dialled, greeted connection.
@@ -244,7 +248,7 @@ impl Dialer {
         }
         let greeting = next();
         let select = if profile.database == Database(0) { Bytes::new() } else { next() };
-        let (_setname, info) = (next(), next());
+        let rest = Rest { setname: next(), ping: next(), info: next() };
         if reply::is_error(&greeting) {
             if is_unknown_command(&greeting) && profile.protocol == Protocol::Resp2 {
                 return self.greet_without_hello(stream, profile, name, greeting).await;
@@ -257,7 +261,7 @@ impl Dialer {
         if reply::is_error(&select) {
             return Err(DialError::Refused(select));
         }
-        Ok(self.greeting(greeting, &info))
+        Ok(self.greeting(greeting, &rest))
     }
 
     /// The handshake with a server before 6.0, which has AUTH but no HELLO.
@@ -283,17 +287,30 @@ impl Dialer {
         if profile.database != Database(0) && reply::is_error(&replies[0]) {
             return Err(DialError::Refused(replies[0].clone()));
         }
-        Ok(self.greeting(refusal, &replies[count - 1]))
+        let [.., setname, ping, info] = &replies[..] else {
+            let reason = "too few answers to the handshake".into();
+            return Err(DialError::Protocol { address: self.address(), reason });
+        };
+        let rest = Rest { setname: setname.clone(), ping: ping.clone(), info: info.clone() };
+        Ok(self.greeting(refusal, &rest))
     }
 
-    fn greeting(&self, hello: Bytes, info: &[u8]) -> Greeting {
+    fn greeting(&self, hello: Bytes, rest: &Rest) -> Greeting {
         let field = |name: &str| hello_field(&hello, name);
         let role = field("role").and_then(|raw| text(&raw)).unwrap_or_default();
         let version = field("version").and_then(|raw| text(&raw)).unwrap_or_default();
         let client_id = field("id").and_then(|raw| reply::integer(&raw));
-        let run_id = reply::bulk(info).and_then(|info| info_field(info, "run_id"));
+        let run_id = reply::bulk(&rest.info).and_then(|info| info_field(info, "run_id"));
         let server = run_id.map_or(ServerId::UNKNOWN, |run_id| self.servers.intern(&run_id, &role));
-        Greeting { hello, client_id, server, role, version }
+        Greeting {
+            hello,
+            client_id,
+            server,
+            role,
+            version,
+            may_ping: !is_forbidden(&rest.ping),
+            may_client: !is_forbidden(&rest.setname),
+        }
     }
 
     /// Sends the handshake and reads exactly its replies.
@@ -340,6 +357,13 @@ pub enum Fresh {
     No,
 }
 
+/// The last three answers of a handshake.
+struct Rest {
+    setname: Bytes,
+    ping: Bytes,
+    info: Bytes,
+}
+
 struct Handshake {
     request: Vec<u8>,
     replies: usize,
@@ -373,8 +397,13 @@ fn encode_tail(profile: &Profile, name: &str, request: &mut Vec<u8>) -> usize {
         encode_request([&b"SELECT"[..], profile.database.0.to_string().as_bytes()], request);
     }
     encode_request([&b"CLIENT"[..], b"SETNAME", name.as_bytes()], request);
+    encode_request([&b"PING"[..]], request);
     encode_request([&b"INFO"[..], b"server"], request);
-    2 + usize::from(elsewhere)
+    3 + usize::from(elsewhere)
+}
+
+fn is_forbidden(raw: &[u8]) -> bool {
+    reply::error_code(raw) == Some(b"NOPERM")
 }
 
 fn is_unknown_command(raw: &[u8]) -> bool {

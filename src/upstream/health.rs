@@ -18,9 +18,9 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
+    backoff::backoff,
     connection::DialError,
     control::{Control, Report},
-    lanes::backoff,
 };
 use crate::metrics::Metrics;
 

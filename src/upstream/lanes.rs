@@ -12,6 +12,7 @@ use tokio::{
 };
 
 use super::{
+    backoff::backoff,
     connection::{Connection, DialError, Dialer, Profile, ProfileKey},
     control::Question,
     health::Health,
@@ -232,11 +233,4 @@ impl<C: Completion> Slots<C> {
     fn may_dial(&self) -> bool {
         self.dialing.is_none() && self.failure.as_ref().is_none_or(|(_, until)| clock::now() >= *until)
     }
-}
-
-/// The wait after the `failures`-th failure in a row, doubling from the least to the longest, less a random part
-/// of up to a half so that many waiters do not come back at once.
-pub fn backoff(failures: u32, (least, longest): (Duration, Duration)) -> Duration {
-    let full = least.saturating_mul(1 << failures.min(16)).min(longest);
-    full.mul_f64(1.0 - fastrand::f64() / 2.0)
 }

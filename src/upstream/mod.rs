@@ -4,6 +4,7 @@
 //! set of them; `pool` hands out exclusive connections through bb8; `health` and `control` ask the server about
 //! itself. `identity` is who a client is to the upstream. Nothing here knows of the cache or of clients' sessions.
 
+pub mod backoff;
 pub mod connection;
 pub mod control;
 pub mod health;

@@ -143,13 +143,13 @@ fn a_read_that_is_sent_in_any_case_gets_a_token_only_where_none_is_out() {
 }
 
 #[test]
-fn a_token_that_replaces_an_entry_leaves_it_until_the_fill() {
+fn a_read_that_is_sent_in_any_case_does_not_fill_what_is_there() {
     let (cache, (one, _)) = (unbounded(), pair());
     cache.store(K, &one, A, &at(1));
-    let token = cache.fetch_only(K, &one, &at(2)).expect("an entry is no obstacle");
+    assert!(cache.fetch_only(K, &one, &at(2)).is_none());
     assert_eq!(cache.shown(K, &one, &at(3)), Some(A.to_vec()));
-    assert_eq!(cache.fill_now(K, token, B, &at(4)).outcome, FillOutcome::Stored);
-    assert_eq!(cache.shown(K, &one, &at(5)), Some(B.to_vec()));
+    let token = cache.fetch_only(K, &one, &at(3_600_000)).expect("it has expired");
+    assert_eq!(cache.fill_now(K, token, B, &at(3_600_001)).outcome, FillOutcome::Stored);
     cache.check_invariants();
 }
 
