@@ -36,6 +36,9 @@ pub(super) const PLACE_BYTES: usize = 28 + 9;
 /// The reference count and the vector behind a shared [`Bytes`].
 const SHARED_BYTES: usize = 64;
 
+/// What the time a reply took is counted in: fine enough that a reply counts as arrived soon after it has.
+const FLIGHT_UNIT: Duration = Duration::from_micros(16);
+
 /// An entry that has no place in the list of candidates.
 pub(super) const UNPLACED: u32 = u32::MAX;
 
@@ -136,8 +139,9 @@ pub(super) struct Block<B: ?Sized> {
     /// remembers a stamp (one MGET in flight) lives to see.
     pub(super) stamp: u32,
     identity: u16,
-    /// How long after `sent_at` the reply arrived, in milliseconds rounded up; 65 s and more are all the same.
-    flight_ms: u16,
+    /// How long after `sent_at` the reply arrived, in units of [`FLIGHT_UNIT`] rounded up; a second and more are all
+    /// the same.
+    flight: u16,
     /// The access clock when this was last hit; written under a read lock.
     access: AtomicU32,
     /// Where this entry stands in its shard's list of candidates.
@@ -197,11 +201,11 @@ impl Entry {
         self.sent_at + Duration::from_millis(u64::from(self.ttl_ms))
     }
 
-    /// When the reply had certainly arrived; never, if that took over a minute.
+    /// When the reply had certainly arrived; never, if that took over a second.
     pub(super) fn arrived(&self) -> Nanos {
-        match self.flight_ms {
+        match self.flight {
             u16::MAX => Nanos::FOREVER,
-            ms => self.sent_at + Duration::from_millis(u64::from(ms)),
+            units => self.sent_at + FLIGHT_UNIT * u32::from(units),
         }
     }
 
@@ -214,7 +218,7 @@ impl Entry {
     pub(super) fn read_again(&mut self, sent_at: Nanos, arrived: Nanos) {
         if sent_at > self.sent_at {
             self.ttl_ms = ttl_ms(sent_at, self.deadline());
-            self.flight_ms = flight_ms(sent_at, arrived);
+            self.flight = flight(sent_at, arrived);
             self.sent_at = sent_at;
         }
     }
@@ -307,9 +311,9 @@ fn ttl_ms(sent_at: Nanos, deadline: Nanos) -> u32 {
     u32::try_from(deadline.since(sent_at).as_millis()).unwrap_or(u32::MAX)
 }
 
-/// Whole milliseconds from `sent_at` to `arrived`, rounded up.
-fn flight_ms(sent_at: Nanos, arrived: Nanos) -> u16 {
-    u16::try_from(arrived.since(sent_at).as_nanos().div_ceil(1_000_000)).unwrap_or(u16::MAX)
+/// The time from `sent_at` to `arrived` in units of [`FLIGHT_UNIT`], rounded up.
+fn flight(sent_at: Nanos, arrived: Nanos) -> u16 {
+    u16::try_from(arrived.since(sent_at).as_nanos().div_ceil(FLIGHT_UNIT.as_nanos())).unwrap_or(u16::MAX)
 }
 
 /// Makes a block of exactly `N` bytes behind the header.
@@ -321,7 +325,7 @@ fn block<const N: usize>(draft: &Draft<'_>, reply: &[u8]) -> Box<Entry> {
         ttl_ms: ttl_ms(draft.sent_at, draft.deadline),
         stamp: 0,
         identity: draft.variant.identity.0 as u16,
-        flight_ms: flight_ms(draft.sent_at, draft.arrived),
+        flight: flight(draft.sent_at, draft.arrived),
         access: AtomicU32::new(0),
         index: UNPLACED,
         database: draft.variant.database.0 as u16,

@@ -79,7 +79,7 @@ impl Session {
             return self.kill_clients(inner, args);
         }
         if subcommand.eq_ignore_ascii_case(b"TRACKING") {
-            return self.track(inner, batch, request);
+            return self.track(inner, batch, args, request);
         }
         self.forward_plain(inner, batch, request)
     }

@@ -10,7 +10,8 @@ use std::{
 };
 
 use super::{
-    Inner, Next, NoLane, Session,
+    Inner, Next, Session,
+    send::NoLane,
     state::{PubSubFrame, Transaction, pub_sub_frame},
     ticket::{Ticket, Work},
     write::keys,
@@ -134,7 +135,7 @@ impl Session {
                 let verdict = match shared.dialer.judge(&request).await {
                     Ok(None) => Verdict::Accepted(shared.identities.verified(credentials)),
                     Ok(Some(refusal)) => Verdict::Refused(refusal.to_vec()),
-                    Err(error) => Verdict::Refused(error.raw().to_vec()),
+                    Err(error) => Verdict::Refused(error.reply().to_vec()),
                 };
                 self.inner.borrow_mut().verdict = Some(verdict);
             }
@@ -150,7 +151,7 @@ impl Session {
             Purpose::Waiting => (&shared.blocking, "nearhit-blocking", &self.worker.counters.blocking_in_use),
         };
         if let Some(error) = shared.health.down_reason() {
-            self.inner.borrow_mut().verdict = Some(Verdict::Refused(error.raw().to_vec()));
+            self.inner.borrow_mut().verdict = Some(Verdict::Refused(error.reply().to_vec()));
             return;
         }
         let profile = self.inner.borrow().profile.clone();
@@ -158,7 +159,7 @@ impl Session {
             Ok(taken) => taken,
             Err(error) => {
                 let raw = match &error {
-                    CheckoutError::Dial(error) => error.raw().to_vec(),
+                    CheckoutError::Dial(error) => error.reply().to_vec(),
                     error @ CheckoutError::Exhausted { .. } => {
                         super::ticket::error(&format!("nearhit: {error}"))
                     }
@@ -266,14 +267,8 @@ impl Session {
                 self.forward_plain(inner, batch, request)
             }
             Class::Subscribe(kind) => self.subscribe(inner, kind, batch, args, request),
-            Class::Monitor => {
-                inner.spend_exclusive();
-                self.forward(inner, batch, request, Work::Monitor)
-            }
-            Class::ScriptDebug => {
-                inner.spend_exclusive();
-                self.forward_plain(inner, batch, request)
-            }
+            Class::Monitor => self.forward(inner, batch, request, Work::Monitor),
+            Class::ScriptDebug => self.forward(inner, batch, request, Work::Spend),
             Class::Wait => self.forward(inner, batch, request, Work::Wait),
             _ if command.blocks(&args) => {
                 let (writes, reads) = keys(command, args);
@@ -462,17 +457,32 @@ impl Session {
         }
     }
 
-    pub(super) fn monitoring(&self, on: bool) {
-        self.inner.borrow_mut().is_monitoring = on;
+    /// MONITOR has begun: what follows its answer is not asked for line by line.
+    pub(super) fn monitors(&self) {
+        self.inner.borrow_mut().is_monitoring = true;
     }
 
-    /// Makes a client's own CLIENT TRACKING, which is a connection's state, possible: on a connection of its own.
-    pub(super) fn track(self: &Rc<Self>, inner: &mut Inner, batch: &Batch, request: Raw<'_>) -> Next {
-        if inner.exclusive.is_none() {
-            return Self::acquire(inner, Class::Unknown);
+    /// The exclusive connection is in a state that only its end undoes.
+    pub(super) fn spent(&self) {
+        if let Some(exclusive) = self.inner.borrow_mut().exclusive.as_mut() {
+            exclusive.is_spent = true;
         }
-        inner.spend_exclusive();
-        self.forward_plain(inner, batch, request)
+    }
+
+    /// A client's own CLIENT TRACKING is a connection's state, so it gets a connection of its own to have it on.
+    pub(super) fn track(
+        self: &Rc<Self>,
+        inner: &mut Inner,
+        batch: &Batch,
+        args: Args<'_>,
+        request: Raw<'_>,
+    ) -> Next {
+        let is_off = args.get(2).is_some_and(|argument| argument.eq_ignore_ascii_case(b"OFF"));
+        match &inner.exclusive {
+            None if is_off => self.forward_plain(inner, batch, request),
+            None => Self::acquire(inner, Class::Unknown),
+            Some(_) => self.forward(inner, batch, request, Work::Spend),
+        }
     }
 
     /// WAIT and WAITAOF count the writes of one connection: from the first on, the client's lane is its own.
@@ -492,12 +502,6 @@ impl Inner {
     /// Whether the client is, or is about to be, subscribed to something.
     fn is_subscriber(&self) -> bool {
         !self.subscriptions.is_empty() || self.subscribing > 0
-    }
-
-    fn spend_exclusive(&mut self) {
-        if let Some(exclusive) = self.exclusive.as_mut() {
-            exclusive.is_spent = true;
-        }
     }
 }
 

@@ -114,6 +114,9 @@ impl Session {
             let source = coherence
                 .hit(&args[index], &variant, batch, |hit| {
                     let certified = hit.arrived <= batch.certified();
+                    if !certified {
+                        coherence.certifier().want(batch.now);
+                    }
                     certified.then(|| Source::Memory(owned(hit.reply, inner.profile.protocol), hit.stamp))
                 })
                 .flatten();

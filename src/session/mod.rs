@@ -3,19 +3,22 @@
 //! A request flows downward through this file: read a batch, scan, classify, one dispatch match, and after the batch
 //! one write. Dispatch never awaits. A request that cannot be taken yet (a lane is being dialled, earlier replies
 //! must come first) is held, and nothing behind it is looked at; what needs an await (a checkout, a password check)
-//! is a [`Transition`], carried out between two requests when nothing is in flight.
+//! is a transition, carried out between two requests when nothing is in flight.
 //!
 //! `state` is what the session is in the middle of, `output` what the client is owed, `ticket` what becomes of each
 //! command in flight; `read`, `mget`, `write`, `exclusive` and `local` are the ways a request can go. The cache is
 //! reached through `coherence` alone.
 
 mod client;
+mod delivery;
 mod exclusive;
+mod inner;
 mod local;
 mod mget;
 mod output;
 mod read;
 pub mod registry;
+mod send;
 mod state;
 mod stats;
 mod ticket;
@@ -24,7 +27,6 @@ mod write;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{HashMap, VecDeque},
     future::poll_fn,
     io,
     pin::Pin,
@@ -42,25 +44,20 @@ use tokio::{
 use tokio_util::io::poll_read_buf;
 
 use self::{
-    exclusive::{Exclusive, Transition, Verdict},
-    output::{Output, Seq, Stop},
+    exclusive::{Exclusive, Transition},
+    inner::Inner,
+    output::Output,
     registry::ClientInfo,
-    state::{ReplyMode, Subscriptions, Transaction},
-    ticket::{Place, Ticket, Work},
+    send::NoLane,
+    state::ReplyMode,
     worker::Worker,
 };
 use crate::{
     clock::{self, Nanos},
     coherence::Batch,
-    command::{Class, Command, CommandId, Table},
-    ids::Database,
-    resp::{Args, OutputBuffer, Protocol, Raw, RequestScanner, SHARED_BYTES_MIN, Scanned},
-    upstream::{
-        connection::{DialError, Greeting, Profile},
-        identity::Identity,
-        lane::{Lane, Pinned, write_some},
-        lanes::Pick,
-    },
+    command::{Class, Command, Table},
+    resp::{Args, Protocol, Raw, RequestScanner, SHARED_BYTES_MIN, Scanned},
+    upstream::connection::Profile,
 };
 
 /// While a client has this much undelivered, nothing more is taken from it.
@@ -97,59 +94,6 @@ enum Ending {
     Now,
 }
 
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, not a state of one machine")]
-struct Inner {
-    scanner: RequestScanner,
-    /// Bytes that have been read and not been taken.
-    input: BytesMut,
-    /// A large request that has been read and is held.
-    held: Option<Bytes>,
-    /// The client has closed its sending side.
-    input_ended: bool,
-    output: Output<mget::Parts>,
-    /// The socket takes nothing at the moment.
-    is_write_blocked: bool,
-    /// A request is held until something comes back.
-    is_held: bool,
-    /// Who the client is, in which database, in which protocol.
-    profile: Profile,
-    reply_mode: ReplyMode,
-    /// The reply to the request at hand is not written.
-    mute: bool,
-    lane: Option<Pinned<Ticket>>,
-    /// The lane serves this client alone, since it has used WAIT.
-    has_private_lane: bool,
-    /// Whether the upstream takes commands from a client that has not authenticated; `None`: not known yet.
-    needs_auth: Option<bool>,
-    /// The last command taken, for CLIENT LIST.
-    last_command: CommandId,
-    exclusive: Option<Exclusive>,
-    /// Commands of this client in flight, on whatever connection.
-    in_flight: usize,
-    /// Reads of this client that wait for another client's, or to be asked again.
-    waits: usize,
-    /// Commands in flight that may change or show anything: until they are answered, there are no hits.
-    barriers: usize,
-    /// The place of the last command sent that is not a read.
-    last_write: Option<Seq>,
-    /// How many reads of each key (by hash) are in flight.
-    reading: HashMap<u64, u32>,
-    /// Reads that wait for another client's, so that they can be asked again.
-    joined: HashMap<Seq, (Box<[u8]>, u64)>,
-    /// Reads that must be asked again.
-    again: VecDeque<(Seq, Box<[u8]>)>,
-    transaction: Option<Box<Transaction>>,
-    is_watching: bool,
-    subscriptions: Subscriptions,
-    /// SUBSCRIBEs and UNSUBSCRIBEs in flight.
-    subscribing: usize,
-    is_monitoring: bool,
-    /// What an awaited checkout or verification came to, for the request that asked for it.
-    verdict: Option<Verdict>,
-    /// Requests in flight before nothing more is taken.
-    pipeline_max: usize,
-}
-
 /// What dispatch made of a request.
 enum Next {
     /// It was answered or sent.
@@ -181,37 +125,11 @@ impl Session {
             database: worker.shared.default_database,
             protocol: Protocol::Resp2,
         };
-        let inner = RefCell::new(Inner {
-            scanner: RequestScanner::new(worker.request_limits),
-            input: BytesMut::new(),
-            held: None,
-            input_ended: false,
-            output: Output::new(),
-            is_write_blocked: false,
-            is_held: false,
+        let inner = RefCell::new(Inner::new(
             profile,
-            reply_mode: ReplyMode::On,
-            mute: false,
-            lane: None,
-            has_private_lane: false,
-            needs_auth: None,
-            last_command: CommandId(0),
-            exclusive: None,
-            in_flight: 0,
-            waits: 0,
-            barriers: 0,
-            last_write: None,
-            reading: HashMap::new(),
-            joined: HashMap::new(),
-            again: VecDeque::new(),
-            transaction: None,
-            is_watching: false,
-            subscriptions: Subscriptions::default(),
-            subscribing: 0,
-            is_monitoring: false,
-            verdict: None,
-            pipeline_max: worker.shared.config.server.max_pipeline,
-        });
+            RequestScanner::new(worker.request_limits),
+            worker.shared.config.server.max_pipeline,
+        ));
         Rc::new(Self {
             worker,
             info,
@@ -232,6 +150,7 @@ impl Session {
         self.ending.set(Ending::Now);
         let mut inner = self.inner.borrow_mut();
         inner.pin(None);
+        inner.output = Output::new();
         if let Some(exclusive) = inner.exclusive.take() {
             exclusive.discard();
         }
@@ -512,190 +431,6 @@ impl Session {
         inner.refuse(&text)
     }
 
-    // ---- sending ------------------------------------------------------------------------------------------------
-
-    /// The connection that this client's commands travel on.
-    fn lane(&self, inner: &mut Inner) -> Result<Rc<Lane<Ticket>>, NoLane> {
-        if let Some(exclusive) = &inner.exclusive {
-            return Ok(Rc::clone(&exclusive.lane));
-        }
-        if let Some(lane) = &inner.lane {
-            // A retired lane is left only when nothing is in flight on it: the order of a pipeline is the lane's.
-            if lane.is_usable() || (lane.is_open() && (inner.has_private_lane || inner.in_flight > 0)) {
-                let congested = lane.is_congested(self.waker.borrow().as_ref());
-                return if congested { Err(NoLane::Wait) } else { Ok(Rc::clone(lane)) };
-            }
-            if inner.in_flight > 0 {
-                return Err(NoLane::Wait);
-            }
-            inner.pin(None);
-        }
-        let lane = self.pick(&inner.profile)?;
-        let shared = Rc::clone(&lane);
-        inner.pin(Some(lane));
-        Ok(shared)
-    }
-
-    fn pick(&self, profile: &Profile) -> Result<Pinned<Ticket>, NoLane> {
-        let waker = self.waker.borrow().clone().unwrap_or_else(|| Waker::noop().clone());
-        match self.worker.lanes.pick(profile, &waker) {
-            Pick::Ready(lane) => Ok(lane),
-            Pick::Dialing => Err(NoLane::Wait),
-            Pick::Failed(error) => Err(NoLane::Failed(error)),
-        }
-    }
-
-    /// Sends one command; `write` encodes it.
-    fn send(
-        self: &Rc<Self>,
-        inner: &mut Inner,
-        batch: &Batch,
-        lane: &Rc<Lane<Ticket>>,
-        place: Place,
-        work: Work,
-        write: impl FnOnce(&mut OutputBuffer),
-    ) -> Next {
-        let due = if work.may_take_its_time() {
-            Nanos::FOREVER
-        } else {
-            batch.now + self.worker.shared.config.upstream.command_timeout
-        };
-        inner.expect(&place);
-        self.worker.counters.upstream_commands.add(1);
-        if let Err(ticket) = lane.send(Ticket::new(Rc::clone(self), place, work), due, write) {
-            inner.settle(&ticket.place);
-            let address = self.worker.shared.dialer.address();
-            let text = ticket::error(&format!("nearhit: upstream {address} is not answering"));
-            inner.output.complete(ticket.place.seq, Raw::Borrowed(&text), None);
-            self.worker.mark_dirty(self);
-        }
-        Next::Done
-    }
-
-    /// Sends a command that the cache need not know of.
-    fn forward_plain(self: &Rc<Self>, inner: &mut Inner, batch: &Batch, request: Raw<'_>) -> Next {
-        self.forward(inner, batch, request, Work::Plain)
-    }
-
-    /// Sends a command that is no read, behind the reads it must not overtake.
-    fn forward(self: &Rc<Self>, inner: &mut Inner, batch: &Batch, request: Raw<'_>, work: Work) -> Next {
-        if inner.waits > 0 {
-            return Next::Hold;
-        }
-        let lane = match self.lane(inner) {
-            Ok(lane) => lane,
-            Err(reason) => return inner.no_lane(reason),
-        };
-        let place = inner.place();
-        inner.last_write = Some(place.seq);
-        self.send(inner, batch, &lane, place, work, |out| out.push(request))
-    }
-
-    // ---- what comes back ------------------------------------------------------------------------------------------
-
-    /// A command of this client was answered.
-    fn answered(self: &Rc<Self>, place: &Place, raw: Raw<'_>, fence: Option<Nanos>) {
-        let mut inner = self.inner.borrow_mut();
-        inner.settle(place);
-        inner.output.complete(place.seq, raw, fence);
-        drop(inner);
-        self.worker.mark_dirty(self);
-    }
-
-    /// An MGET has all its parts, and must be looked at again once they are certified.
-    fn deferred(self: &Rc<Self>, place: &Place, parts: mget::Parts) {
-        let mut inner = self.inner.borrow_mut();
-        inner.settle(place);
-        let arrived = parts.arrived;
-        inner.output.defer(place.seq, parts, arrived);
-        drop(inner);
-        self.worker.counters.fences.add(1);
-        self.worker.mark_dirty(self);
-    }
-
-    /// The read that this one waited for was answered.
-    fn joined(self: &Rc<Self>, seq: Seq, raw: Raw<'_>) {
-        let mut inner = self.inner.borrow_mut();
-        if let Some((_, key)) = inner.joined.remove(&seq) {
-            inner.waits -= 1;
-            inner.read_ended(key);
-            inner.output.complete(seq, raw, None);
-        }
-        drop(inner);
-        self.worker.mark_dirty(self);
-    }
-
-    /// The read that this one waited for came to nothing.
-    fn ask_again(self: &Rc<Self>, seq: Seq) {
-        let mut inner = self.inner.borrow_mut();
-        if let Some((request, key)) = inner.joined.remove(&seq) {
-            inner.waits -= 1;
-            inner.read_ended(key);
-            inner.ask_again(seq, request);
-        }
-        drop(inner);
-        self.wake();
-    }
-
-    /// Writes what can be written, and looks after what the batch has changed.
-    fn flush(self: &Rc<Self>) {
-        let mut inner = self.inner.borrow_mut();
-        self.advance(&mut inner);
-        while !inner.output.ready().is_empty() {
-            match write_some(&self.write, inner.output.ready()) {
-                Ok(written) => inner.output.ready().advance(written),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(_) => {
-                    self.end(Ending::Now);
-                    break;
-                }
-            }
-        }
-        let was_blocked = inner.is_write_blocked;
-        inner.is_write_blocked = !inner.output.ready().is_empty();
-        inner.output.ready().give_back(&mut self.worker.spare.borrow_mut());
-        let limit = self.worker.shared.config.server.output_limit;
-        if inner.output.undelivered() - inner.output.ready().front_len() > limit {
-            self.worker.counters.output_limit_disconnections.add(1);
-            tracing::warn!(client = self.info.id.0, peer = %self.info.peer, "cut off: server.output_limit");
-            self.end(Ending::Now);
-        }
-        if inner.needs_attention(was_blocked) || self.ending.get() != Ending::No {
-            self.wake();
-        }
-    }
-
-    /// Moves what is due to the ready bytes.
-    fn advance(self: &Rc<Self>, inner: &mut Inner) {
-        let certifier = self.worker.shared.coherence.certifier();
-        loop {
-            match inner.output.advance(|moment| certifier.is_past(moment)) {
-                Stop::Waiting => return,
-                Stop::Deferred(seq, parts) => self.finish_mget(inner, seq, parts),
-                Stop::Fence(moment) => {
-                    // Parked first, asked second, looked at third: a certification in between is not missed.
-                    self.worker.park(self);
-                    certifier.want(moment);
-                    if !certifier.is_past(moment) {
-                        return;
-                    }
-                }
-            }
-        }
-    }
-
-    fn after_batch(self: &Rc<Self>, flow: &Flow) {
-        let mut inner = self.inner.borrow_mut();
-        inner.is_held = matches!(flow, Flow::Held);
-        let quiet = inner.output.ready().is_empty() && !inner.is_write_blocked;
-        drop(inner);
-        if quiet {
-            self.inner.borrow_mut().output.ready().give_back(&mut self.worker.spare.borrow_mut());
-        } else {
-            self.flush();
-        }
-    }
-
     // ---- ending -----------------------------------------------------------------------------------------------
 
     /// Wakes the session's task.
@@ -750,223 +485,6 @@ impl Flow {
         match self {
             Self::Await(transition) => Some(transition),
             Self::More | Self::Held | Self::Large(_) => None,
-        }
-    }
-}
-
-impl Inner {
-    /// Answers with an error made here; `text` begins with its code.
-    fn refuse(&mut self, text: &str) -> Next {
-        self.reply(&crate::resp::Value::error(text))
-    }
-
-    /// Answers with a reply made here.
-    fn reply(&mut self, value: &crate::resp::Value) -> Next {
-        if !self.mute {
-            let protocol = self.profile.protocol;
-            self.output.append(|out| value.encode(protocol, out));
-        }
-        Next::Done
-    }
-
-    /// Redis's words for too few or too many arguments.
-    fn wrong_arity(&mut self, name: &str) -> Next {
-        self.refuse(&format!("ERR wrong number of arguments for '{name}' command"))
-    }
-
-    /// Holds the request, or passes on what the server said, or says that it is not there.
-    fn no_lane(&mut self, reason: NoLane) -> Next {
-        match reason {
-            NoLane::Wait => Next::Hold,
-            NoLane::Failed(error) => self.reply_raw(&error.raw()),
-        }
-    }
-
-    /// Answers with bytes made here.
-    fn reply_raw(&mut self, raw: &[u8]) -> Next {
-        if !self.mute {
-            self.output.append(|out| out.extend_from_slice(raw));
-        }
-        Next::Done
-    }
-
-    /// A place for the reply of a command that is about to be sent.
-    fn place(&mut self) -> Place {
-        Place::new(self.output.reserve(self.mute))
-    }
-
-    /// Invariant 1, the client's part: no transaction, no WATCH, no subscription or tracking of its own (all of which
-    /// have an exclusive connection), nothing in flight that may change anything, nothing to be asked again.
-    fn is_eligible(&self) -> bool {
-        self.barriers == 0 && self.again.is_empty() && self.exclusive.is_none() && !self.output.is_fenced()
-    }
-
-    /// Whether a read of this key is in flight, so that a hit would overtake it.
-    fn reads(&self, key: impl FnOnce() -> u64) -> bool {
-        !self.reading.is_empty() && self.reading.contains_key(&key())
-    }
-
-    /// Changes the shared lane.
-    fn pin(&mut self, lane: Option<Pinned<Ticket>>) {
-        self.lane = lane;
-        self.has_private_lane = false;
-    }
-
-    fn expect(&mut self, place: &Place) {
-        self.in_flight += 1;
-        self.barriers += usize::from(place.barrier);
-        for key in &place.reading {
-            *self.reading.entry(*key).or_insert(0) += 1;
-        }
-    }
-
-    fn settle(&mut self, place: &Place) {
-        self.in_flight -= 1;
-        self.barriers -= usize::from(place.barrier);
-        for key in &place.reading {
-            self.read_ended(*key);
-        }
-    }
-
-    fn read_ended(&mut self, key: u64) {
-        if let Some(count) = self.reading.get_mut(&key) {
-            *count -= 1;
-            if *count == 0 {
-                self.reading.remove(&key);
-            }
-        }
-    }
-
-    /// Has a read asked again, in its old place.
-    fn ask_again(&mut self, seq: Seq, request: Box<[u8]>) {
-        self.waits += 1;
-        self.again.push_back((seq, request));
-    }
-
-    /// Whether nothing of this client is under way, so that its connection may be changed.
-    fn is_drained(&self) -> bool {
-        self.in_flight == 0 && self.waits == 0
-    }
-
-    /// Whether the next request may be looked at.
-    fn may_take(&self) -> bool {
-        self.output.undelivered() < UNDELIVERED_BYTES_PAUSE && self.output.queued() < self.pipeline_max
-    }
-
-    /// Whether more bytes may be read.
-    fn takes_more(&self) -> bool {
-        !self.is_held && !self.input_ended && self.may_take()
-    }
-
-    /// Whether everything that is owed has been written.
-    fn is_delivered(&mut self) -> bool {
-        self.is_drained() && self.output.undelivered() == 0 && self.output.queued() == 0
-    }
-
-    /// Whether the client is between two requests, and not in the middle of anything.
-    fn is_idle(&self) -> bool {
-        self.is_drained() && self.held.is_none() && self.input.is_empty() && !self.has_state()
-    }
-
-    /// Whether the session's task has something to do that no event of its socket would tell it.
-    fn needs_attention(&self, was_blocked: bool) -> bool {
-        self.is_held
-            || self.input_ended
-            || self.is_write_blocked != was_blocked
-            || !self.again.is_empty()
-            || self.may_release()
-    }
-
-    /// Whether the server would take this client's commands.
-    fn is_authenticated(&self) -> bool {
-        self.profile.identity.user.is_some() || self.needs_auth != Some(true)
-    }
-
-    /// What the server said on the connection that this client is on.
-    fn greeting(&self) -> Option<&Greeting> {
-        let exclusive = self.exclusive.as_ref().map(|exclusive| &exclusive.lane.greeting);
-        exclusive.or_else(|| self.lane.as_ref().map(|lane| &lane.greeting))
-    }
-}
-
-impl Work {
-    /// Whether there is no telling how long the server may rightly take.
-    fn may_take_its_time(&self) -> bool {
-        matches!(self, Self::Blocking { .. } | Self::Subscribe { .. } | Self::Monitor | Self::Wait)
-    }
-}
-
-impl Session {
-    fn identity(&self) -> Arc<Identity> {
-        Arc::clone(&self.inner.borrow().profile.identity)
-    }
-
-    fn protocol(&self) -> Protocol {
-        self.inner.borrow().profile.protocol
-    }
-
-    /// A SELECT inside a transaction, or on an exclusive connection, has taken effect.
-    fn selected(&self, database: Database) {
-        self.inner.borrow_mut().profile.database = database;
-    }
-
-    /// Whether a read whose connection died may be sent once more: only if nothing that is no read was sent after
-    /// it, for it would see what came later.
-    fn may_ask_again(&self, seq: Seq) -> bool {
-        let inner = self.inner.borrow();
-        self.worker.shared.config.upstream.retry_reads
-            && self.ending.get() == Ending::No
-            && inner.exclusive.is_none()
-            && inner.last_write.is_none_or(|write| write < seq)
-    }
-
-    fn lost_read(self: &Rc<Self>, place: &Place, request: Box<[u8]>) {
-        let mut inner = self.inner.borrow_mut();
-        inner.settle(place);
-        inner.ask_again(place.seq, request);
-        drop(inner);
-        self.worker.counters.retried_reads.add(1);
-        self.wake();
-    }
-
-    /// Sends the reads again that came to nothing; false while they have to wait.
-    fn ask_pending_again(self: &Rc<Self>, inner: &mut Inner) -> bool {
-        while let Some((seq, request)) = inner.again.pop_front() {
-            let lane = match self.lane(inner) {
-                Ok(lane) => lane,
-                Err(NoLane::Wait) => {
-                    inner.again.push_front((seq, request));
-                    return false;
-                }
-                Err(NoLane::Failed(error)) => {
-                    inner.waits -= 1;
-                    let raw = error.raw();
-                    inner.output.complete(seq, Raw::Borrowed(&raw), None);
-                    self.worker.mark_dirty(self);
-                    continue;
-                }
-            };
-            inner.waits -= 1;
-            self.resend(inner, &lane, seq, &request);
-        }
-        true
-    }
-}
-
-/// Why there is no connection to send on.
-enum NoLane {
-    /// One is on its way, or the one there is must be drained first.
-    Wait,
-    /// The upstream cannot be reached, or refuses.
-    Failed(DialError),
-}
-
-impl DialError {
-    /// The error reply that tells a client.
-    fn raw(&self) -> Bytes {
-        match self {
-            Self::Refused(raw) => raw.clone(),
-            error => ticket::error(&format!("nearhit: {error}")).into(),
         }
     }
 }

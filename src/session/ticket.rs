@@ -78,6 +78,8 @@ pub(super) enum Work {
     Wait,
     /// SELECT on an exclusive connection.
     Select(Database),
+    /// What leaves its connection in a state that only its end undoes.
+    Spend,
     /// MONITOR: what follows its answer is not asked for one by one.
     Monitor,
 }
@@ -281,8 +283,17 @@ impl Completion for Ticket {
                 let raw = Bytes::from(self.session.with_own_section(&raw));
                 self.answer(Raw::Shared(raw), None);
             }
+            Work::Spend => {
+                if !reply::is_error(&raw) {
+                    self.session.spent();
+                }
+                self.answer(raw, None);
+            }
             Work::Monitor => {
-                self.session.monitoring(!reply::is_error(&raw));
+                if !reply::is_error(&raw) {
+                    self.session.monitors();
+                    self.session.spent();
+                }
                 self.answer(raw, None);
             }
         }

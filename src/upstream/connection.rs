@@ -20,7 +20,7 @@ use tokio::{
 use super::identity::Identity;
 use crate::{
     ids::{Database, ServerId},
-    resp::{FrameKind, Protocol, ReplyScanner, encode_request, reply},
+    resp::{FrameKind, Protocol, ReplyScanner, Value, encode_request, reply},
 };
 
 /// A handshake's replies together may be this long; INFO's server section is about 1 KiB.
@@ -83,6 +83,20 @@ pub enum DialError {
         /// What was wrong.
         reason: String,
     },
+}
+
+impl DialError {
+    /// The error reply that tells a client.
+    pub fn reply(&self) -> Bytes {
+        match self {
+            Self::Refused(raw) => raw.clone(),
+            error => {
+                let mut out = Vec::new();
+                Value::error(format!("ERR nearhit: {error}")).encode(Protocol::Resp2, &mut out);
+                out.into()
+            }
+        }
+    }
 }
 
 /// Interned server processes: a run id together with the role the process plays.

@@ -157,7 +157,7 @@ fn a_read_that_is_sent_in_any_case_does_not_fill_what_is_there() {
 fn a_hit_says_by_when_its_reply_had_arrived() {
     let (cache, (one, _)) = (unbounded(), pair());
     let token = cache.fetch(K, &one, &at(10));
-    let arrived = ms(13);
+    let arrived = ms(26);
     let deadline = Some(ms(60_000));
     assert_eq!(
         cache.fill(K, token, Reply::Bytes(A), deadline, arrived, &at(13)).outcome,

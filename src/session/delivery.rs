@@ -1,0 +1,185 @@
+//! Delivery: what comes back, in which order it goes out, and what is asked again.
+
+use std::{io, rc::Rc, sync::Arc};
+
+use super::{
+    Ending, Flow, Inner, Session, mget,
+    output::{Seq, Stop},
+    send::NoLane,
+    ticket::Place,
+};
+use crate::{
+    clock::Nanos,
+    ids::Database,
+    resp::{Protocol, Raw},
+    upstream::{identity::Identity, lane::write_some},
+};
+
+impl Session {
+    /// A command of this client was answered.
+    pub(super) fn answered(self: &Rc<Self>, place: &Place, raw: Raw<'_>, fence: Option<Nanos>) {
+        let mut inner = self.inner.borrow_mut();
+        inner.settle(place);
+        if self.ending.get() == Ending::Now {
+            // Nobody is left to read it.
+            return;
+        }
+        inner.output.complete(place.seq, raw, fence);
+        drop(inner);
+        self.worker.mark_dirty(self);
+    }
+
+    /// An MGET has all its parts, and must be looked at again once they are certified.
+    pub(super) fn deferred(self: &Rc<Self>, place: &Place, parts: mget::Parts) {
+        let mut inner = self.inner.borrow_mut();
+        inner.settle(place);
+        let arrived = parts.arrived;
+        inner.output.defer(place.seq, parts, arrived);
+        drop(inner);
+        self.worker.counters.fences.add(1);
+        self.worker.mark_dirty(self);
+    }
+
+    /// The read that this one waited for was answered.
+    pub(super) fn joined(self: &Rc<Self>, seq: Seq, raw: Raw<'_>) {
+        let mut inner = self.inner.borrow_mut();
+        if let Some((_, key)) = inner.joined.remove(&seq) {
+            inner.waits -= 1;
+            inner.read_ended(key);
+            inner.output.complete(seq, raw, None);
+        }
+        drop(inner);
+        self.worker.mark_dirty(self);
+    }
+
+    /// The read that this one waited for came to nothing.
+    pub(super) fn ask_again(self: &Rc<Self>, seq: Seq) {
+        let mut inner = self.inner.borrow_mut();
+        if let Some((request, key)) = inner.joined.remove(&seq) {
+            inner.waits -= 1;
+            inner.read_ended(key);
+            inner.ask_again(seq, request);
+        }
+        drop(inner);
+        self.wake();
+    }
+
+    /// Writes what can be written, and looks after what the batch has changed.
+    pub(super) fn flush(self: &Rc<Self>) {
+        let mut inner = self.inner.borrow_mut();
+        self.advance(&mut inner);
+        while !inner.output.ready().is_empty() {
+            match write_some(&self.write, inner.output.ready()) {
+                Ok(written) => inner.output.ready().advance(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => {
+                    self.end(Ending::Now);
+                    break;
+                }
+            }
+        }
+        let was_blocked = inner.is_write_blocked;
+        inner.is_write_blocked = !inner.output.ready().is_empty();
+        inner.output.ready().give_back(&mut self.worker.spare.borrow_mut());
+        let limit = self.worker.shared.config.server.output_limit;
+        if inner.output.undelivered() - inner.output.ready().front_len() > limit {
+            self.worker.counters.output_limit_disconnections.add(1);
+            tracing::warn!(client = self.info.id.0, peer = %self.info.peer, "cut off: server.output_limit");
+            self.end(Ending::Now);
+        }
+        if inner.needs_attention(was_blocked) || self.ending.get() != Ending::No {
+            self.wake();
+        }
+    }
+
+    /// Moves what is due to the ready bytes.
+    pub(super) fn advance(self: &Rc<Self>, inner: &mut Inner) {
+        let certifier = self.worker.shared.coherence.certifier();
+        loop {
+            match inner.output.advance(|moment| certifier.is_past(moment)) {
+                Stop::Waiting => return,
+                Stop::Deferred(seq, parts) => self.finish_mget(inner, seq, parts),
+                Stop::Fence(moment) => {
+                    // Parked first, asked second, looked at third: a certification in between is not missed.
+                    self.worker.park(self);
+                    certifier.want(moment);
+                    if !certifier.is_past(moment) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn after_batch(self: &Rc<Self>, flow: &Flow) {
+        let mut inner = self.inner.borrow_mut();
+        inner.is_held = matches!(flow, Flow::Held);
+        let quiet = inner.output.ready().is_empty() && !inner.is_write_blocked;
+        drop(inner);
+        if quiet {
+            self.inner.borrow_mut().output.ready().give_back(&mut self.worker.spare.borrow_mut());
+        } else {
+            self.flush();
+        }
+    }
+
+    pub(super) fn identity(&self) -> Arc<Identity> {
+        Arc::clone(&self.inner.borrow().profile.identity)
+    }
+
+    pub(super) fn protocol(&self) -> Protocol {
+        self.inner.borrow().profile.protocol
+    }
+
+    /// A SELECT inside a transaction, or on an exclusive connection, has taken effect.
+    pub(super) fn selected(&self, database: Database) {
+        let mut inner = self.inner.borrow_mut();
+        if inner.profile.database != database {
+            inner.profile.database = database;
+            // The shared lane, which the client goes back to, is in another one.
+            inner.pin(None);
+        }
+    }
+
+    /// Whether a read whose connection died may be sent once more: only if nothing that is no read was sent after
+    /// it, for it would see what came later.
+    pub(super) fn may_ask_again(&self, seq: Seq) -> bool {
+        let inner = self.inner.borrow();
+        self.worker.shared.config.upstream.retry_reads
+            && self.ending.get() == Ending::No
+            && inner.exclusive.is_none()
+            && inner.last_write.is_none_or(|write| write < seq)
+    }
+
+    pub(super) fn lost_read(self: &Rc<Self>, place: &Place, request: Box<[u8]>) {
+        let mut inner = self.inner.borrow_mut();
+        inner.settle(place);
+        inner.ask_again(place.seq, request);
+        drop(inner);
+        self.worker.counters.retried_reads.add(1);
+        self.wake();
+    }
+
+    /// Sends the reads again that came to nothing; false while they have to wait.
+    pub(super) fn ask_pending_again(self: &Rc<Self>, inner: &mut Inner) -> bool {
+        while let Some((seq, request)) = inner.again.pop_front() {
+            let lane = match self.lane(inner) {
+                Ok(lane) => lane,
+                Err(NoLane::Wait) => {
+                    inner.again.push_front((seq, request));
+                    return false;
+                }
+                Err(NoLane::Failed(error)) => {
+                    inner.waits -= 1;
+                    let raw = error.reply();
+                    inner.output.complete(seq, Raw::Borrowed(&raw), None);
+                    self.worker.mark_dirty(self);
+                    continue;
+                }
+            };
+            inner.waits -= 1;
+            self.resend(inner, &lane, seq, &request);
+        }
+        true
+    }
+}

@@ -1,0 +1,248 @@
+//! What a session knows: the state that its requests and its replies change.
+//!
+//! Plain data with its small rules; whoever needs a socket or another thread is elsewhere.
+
+use std::collections::{HashMap, VecDeque};
+
+use bytes::{Bytes, BytesMut};
+
+use super::{
+    Next, UNDELIVERED_BYTES_PAUSE,
+    exclusive::{Exclusive, Verdict},
+    mget,
+    output::{Output, Seq},
+    send::NoLane,
+    state::{ReplyMode, Subscriptions, Transaction},
+    ticket::{Place, Ticket},
+};
+use crate::{
+    command::CommandId,
+    resp::{RequestScanner, Value},
+    upstream::{
+        connection::{Greeting, Profile},
+        lane::Pinned,
+    },
+};
+
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, not a state of one machine")]
+pub(super) struct Inner {
+    pub(super) scanner: RequestScanner,
+    /// Bytes that have been read and not been taken.
+    pub(super) input: BytesMut,
+    /// A large request that has been read and is held.
+    pub(super) held: Option<Bytes>,
+    /// The client has closed its sending side.
+    pub(super) input_ended: bool,
+    pub(super) output: Output<mget::Parts>,
+    /// The socket takes nothing at the moment.
+    pub(super) is_write_blocked: bool,
+    /// A request is held until something comes back.
+    pub(super) is_held: bool,
+    /// Who the client is, in which database, in which protocol.
+    pub(super) profile: Profile,
+    pub(super) reply_mode: ReplyMode,
+    /// The reply to the request at hand is not written.
+    pub(super) mute: bool,
+    pub(super) lane: Option<Pinned<Ticket>>,
+    /// The lane serves this client alone, since it has used WAIT.
+    pub(super) has_private_lane: bool,
+    /// Whether the upstream takes commands from a client that has not authenticated; `None`: not known yet.
+    pub(super) needs_auth: Option<bool>,
+    /// The last command taken, for CLIENT LIST.
+    pub(super) last_command: CommandId,
+    pub(super) exclusive: Option<Exclusive>,
+    /// Commands of this client in flight, on whatever connection.
+    pub(super) in_flight: usize,
+    /// Reads of this client that wait for another client's, or to be asked again.
+    pub(super) waits: usize,
+    /// Commands in flight that may change or show anything: until they are answered, there are no hits.
+    pub(super) barriers: usize,
+    /// The place of the last command sent that is not a read.
+    pub(super) last_write: Option<Seq>,
+    /// How many reads of each key (by hash) are in flight.
+    pub(super) reading: HashMap<u64, u32>,
+    /// Reads that wait for another client's, so that they can be asked again.
+    pub(super) joined: HashMap<Seq, (Box<[u8]>, u64)>,
+    /// Reads that must be asked again.
+    pub(super) again: VecDeque<(Seq, Box<[u8]>)>,
+    pub(super) transaction: Option<Box<Transaction>>,
+    pub(super) is_watching: bool,
+    pub(super) subscriptions: Subscriptions,
+    /// SUBSCRIBEs and UNSUBSCRIBEs in flight.
+    pub(super) subscribing: usize,
+    pub(super) is_monitoring: bool,
+    /// What an awaited checkout or verification came to, for the request that asked for it.
+    pub(super) verdict: Option<Verdict>,
+    /// Requests in flight before nothing more is taken.
+    pub(super) pipeline_max: usize,
+}
+
+impl Inner {
+    /// A client that has just come.
+    pub(super) fn new(profile: Profile, scanner: RequestScanner, pipeline_max: usize) -> Self {
+        Self {
+            scanner,
+            input: BytesMut::new(),
+            held: None,
+            input_ended: false,
+            output: Output::new(),
+            is_write_blocked: false,
+            is_held: false,
+            profile,
+            reply_mode: ReplyMode::On,
+            mute: false,
+            lane: None,
+            has_private_lane: false,
+            needs_auth: None,
+            last_command: CommandId(0),
+            exclusive: None,
+            in_flight: 0,
+            waits: 0,
+            barriers: 0,
+            last_write: None,
+            reading: HashMap::new(),
+            joined: HashMap::new(),
+            again: VecDeque::new(),
+            transaction: None,
+            is_watching: false,
+            subscriptions: Subscriptions::default(),
+            subscribing: 0,
+            is_monitoring: false,
+            verdict: None,
+            pipeline_max,
+        }
+    }
+
+    /// Answers with an error made here; `text` begins with its code.
+    pub(super) fn refuse(&mut self, text: &str) -> Next {
+        self.reply(&Value::error(text))
+    }
+
+    /// Answers with a reply made here.
+    pub(super) fn reply(&mut self, value: &Value) -> Next {
+        if !self.mute {
+            let protocol = self.profile.protocol;
+            self.output.append(|out| value.encode(protocol, out));
+        }
+        Next::Done
+    }
+
+    /// Redis's words for too few or too many arguments.
+    pub(super) fn wrong_arity(&mut self, name: &str) -> Next {
+        self.refuse(&format!("ERR wrong number of arguments for '{name}' command"))
+    }
+
+    /// Holds the request, or passes on what the server said, or says that it is not there.
+    pub(super) fn no_lane(&mut self, reason: NoLane) -> Next {
+        match reason {
+            NoLane::Wait => Next::Hold,
+            NoLane::Failed(error) => self.reply_raw(&error.reply()),
+        }
+    }
+
+    /// Answers with bytes made here.
+    pub(super) fn reply_raw(&mut self, raw: &[u8]) -> Next {
+        if !self.mute {
+            self.output.append(|out| out.extend_from_slice(raw));
+        }
+        Next::Done
+    }
+
+    /// A place for the reply of a command that is about to be sent.
+    pub(super) fn place(&mut self) -> Place {
+        Place::new(self.output.reserve(self.mute))
+    }
+
+    /// Invariant 1, the client's part: no transaction, no WATCH, no subscription or tracking of its own (all of which
+    /// have an exclusive connection), nothing in flight that may change anything, nothing to be asked again.
+    pub(super) fn is_eligible(&self) -> bool {
+        self.barriers == 0 && self.again.is_empty() && self.exclusive.is_none() && !self.output.is_fenced()
+    }
+
+    /// Whether a read of this key is in flight, so that a hit would overtake it.
+    pub(super) fn reads(&self, key: impl FnOnce() -> u64) -> bool {
+        !self.reading.is_empty() && self.reading.contains_key(&key())
+    }
+
+    /// Changes the shared lane.
+    pub(super) fn pin(&mut self, lane: Option<Pinned<Ticket>>) {
+        self.lane = lane;
+        self.has_private_lane = false;
+    }
+
+    pub(super) fn expect(&mut self, place: &Place) {
+        self.in_flight += 1;
+        self.barriers += usize::from(place.barrier);
+        for key in &place.reading {
+            *self.reading.entry(*key).or_insert(0) += 1;
+        }
+    }
+
+    pub(super) fn settle(&mut self, place: &Place) {
+        self.in_flight -= 1;
+        self.barriers -= usize::from(place.barrier);
+        for key in &place.reading {
+            self.read_ended(*key);
+        }
+    }
+
+    pub(super) fn read_ended(&mut self, key: u64) {
+        if let Some(count) = self.reading.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                self.reading.remove(&key);
+            }
+        }
+    }
+
+    /// Has a read asked again, in its old place.
+    pub(super) fn ask_again(&mut self, seq: Seq, request: Box<[u8]>) {
+        self.waits += 1;
+        self.again.push_back((seq, request));
+    }
+
+    /// Whether nothing of this client is under way, so that its connection may be changed.
+    pub(super) fn is_drained(&self) -> bool {
+        self.in_flight == 0 && self.waits == 0
+    }
+
+    /// Whether the next request may be looked at.
+    pub(super) fn may_take(&self) -> bool {
+        self.output.undelivered() < UNDELIVERED_BYTES_PAUSE && self.output.queued() < self.pipeline_max
+    }
+
+    /// Whether more bytes may be read.
+    pub(super) fn takes_more(&self) -> bool {
+        !self.is_held && !self.input_ended && self.may_take()
+    }
+
+    /// Whether everything that is owed has been written.
+    pub(super) fn is_delivered(&mut self) -> bool {
+        self.is_drained() && self.output.undelivered() == 0 && self.output.queued() == 0
+    }
+
+    /// Whether the client is between two requests, and not in the middle of anything.
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_drained() && self.held.is_none() && self.input.is_empty() && !self.has_state()
+    }
+
+    /// Whether the session's task has something to do that no event of its socket would tell it.
+    pub(super) fn needs_attention(&self, was_blocked: bool) -> bool {
+        self.is_held
+            || self.input_ended
+            || self.is_write_blocked != was_blocked
+            || !self.again.is_empty()
+            || self.may_release()
+    }
+
+    /// Whether the server would take this client's commands.
+    pub(super) fn is_authenticated(&self) -> bool {
+        self.profile.identity.user.is_some() || self.needs_auth != Some(true)
+    }
+
+    /// What the server said on the connection that this client is on.
+    pub(super) fn greeting(&self) -> Option<&Greeting> {
+        let exclusive = self.exclusive.as_ref().map(|exclusive| &exclusive.lane.greeting);
+        exclusive.or_else(|| self.lane.as_ref().map(|lane| &lane.greeting))
+    }
+}

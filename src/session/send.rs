@@ -1,0 +1,118 @@
+//! Sending: which connection a client's commands travel on, and how they get there.
+
+use std::{rc::Rc, task::Waker};
+
+use super::{
+    Inner, Next, Session,
+    ticket::{self, Place, Ticket, Work},
+};
+use crate::{
+    clock::Nanos,
+    coherence::Batch,
+    resp::{OutputBuffer, Raw},
+    upstream::{
+        connection::{DialError, Profile},
+        lane::{Lane, Pinned},
+        lanes::Pick,
+    },
+};
+
+impl Session {
+    /// The connection that this client's commands travel on.
+    pub(super) fn lane(&self, inner: &mut Inner) -> Result<Rc<Lane<Ticket>>, NoLane> {
+        if let Some(exclusive) = &inner.exclusive {
+            return Ok(Rc::clone(&exclusive.lane));
+        }
+        if let Some(lane) = &inner.lane {
+            // A retired lane is left only when nothing is in flight on it: the order of a pipeline is the lane's.
+            if lane.is_usable() || (lane.is_open() && (inner.has_private_lane || inner.in_flight > 0)) {
+                let congested = lane.is_congested(self.waker.borrow().as_ref());
+                return if congested { Err(NoLane::Wait) } else { Ok(Rc::clone(lane)) };
+            }
+            if inner.in_flight > 0 {
+                return Err(NoLane::Wait);
+            }
+            inner.pin(None);
+        }
+        let lane = self.pick(&inner.profile)?;
+        let shared = Rc::clone(&lane);
+        inner.pin(Some(lane));
+        Ok(shared)
+    }
+
+    pub(super) fn pick(&self, profile: &Profile) -> Result<Pinned<Ticket>, NoLane> {
+        let waker = self.waker.borrow().clone().unwrap_or_else(|| Waker::noop().clone());
+        match self.worker.lanes.pick(profile, &waker) {
+            Pick::Ready(lane) => Ok(lane),
+            Pick::Dialing => Err(NoLane::Wait),
+            Pick::Failed(error) => Err(NoLane::Failed(error)),
+        }
+    }
+
+    /// Sends one command; `write` encodes it.
+    pub(super) fn send(
+        self: &Rc<Self>,
+        inner: &mut Inner,
+        batch: &Batch,
+        lane: &Rc<Lane<Ticket>>,
+        place: Place,
+        work: Work,
+        write: impl FnOnce(&mut OutputBuffer),
+    ) -> Next {
+        let due = if work.may_take_its_time() {
+            Nanos::FOREVER
+        } else {
+            batch.now + self.worker.shared.config.upstream.command_timeout
+        };
+        inner.expect(&place);
+        self.worker.counters.upstream_commands.add(1);
+        if let Err(ticket) = lane.send(Ticket::new(Rc::clone(self), place, work), due, write) {
+            inner.settle(&ticket.place);
+            let address = self.worker.shared.dialer.address();
+            let text = ticket::error(&format!("nearhit: upstream {address} is not answering"));
+            inner.output.complete(ticket.place.seq, Raw::Borrowed(&text), None);
+            self.worker.mark_dirty(self);
+        }
+        Next::Done
+    }
+
+    /// Sends a command that the cache need not know of.
+    pub(super) fn forward_plain(self: &Rc<Self>, inner: &mut Inner, batch: &Batch, request: Raw<'_>) -> Next {
+        self.forward(inner, batch, request, Work::Plain)
+    }
+
+    /// Sends a command that is no read, behind the reads it must not overtake.
+    pub(super) fn forward(
+        self: &Rc<Self>,
+        inner: &mut Inner,
+        batch: &Batch,
+        request: Raw<'_>,
+        work: Work,
+    ) -> Next {
+        if inner.waits > 0 {
+            return Next::Hold;
+        }
+        let lane = match self.lane(inner) {
+            Ok(lane) => lane,
+            Err(reason) => return inner.no_lane(reason),
+        };
+        let place = inner.place();
+        inner.last_write = Some(place.seq);
+        self.send(inner, batch, &lane, place, work, |out| out.push(request))
+    }
+}
+
+impl Work {
+    /// Whether there is no telling how long the server may rightly take.
+    pub(super) fn may_take_its_time(&self) -> bool {
+        matches!(self, Self::Blocking { .. } | Self::Subscribe { .. } | Self::Monitor | Self::Wait)
+    }
+}
+
+/// Why there is no connection to send on.
+pub(super) enum NoLane {
+    /// One is on its way, or the one there is must be drained first.
+    Wait,
+    /// The upstream cannot be reached, or refuses.
+    Failed(DialError),
+}
