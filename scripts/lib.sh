@@ -48,10 +48,10 @@ ask() (
   esac
 )
 
-# counter NAME: the number behind `NAME:` in the INFO text on standard input.
+# counter NAME: a number of INFO's nearhit section, which is on standard input.
 counter() {
-  local text
-  text=$(tr -d '\r' | sed -n "s/^$1:\([0-9][0-9]*\)$/\1/p")
-  [[ $text ]] || fail "no counter \`$1\` in INFO nearhit"
-  echo "$text"
+  local number
+  number=$(tr -d '\r' | sed -nE "s/^(nearhit_)?$1:([0-9]+)$/\2/p")
+  [[ $number ]] || fail "no counter $1 in INFO nearhit"
+  echo "$number"
 }
