@@ -488,6 +488,7 @@ mod made_up_violations {
 
     #[test]
     fn a_form_that_is_not_the_house_s() {
+        // The opening that `faults_of` puts in front is one line more than may be.
         let long = "\n".repeat(LINES_MAX);
         let faults = faults_of(&[("cache/mod.rs", &long), (DATA_TABLES[0], &long)]);
         assert_eq!(
