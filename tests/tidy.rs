@@ -467,13 +467,13 @@ mod made_up_violations {
     #[test]
     fn neighbours_that_import_each_other() {
         let faults = faults_of(&[
-            ("cache/mod.rs", "mod slot; mod eviction; mod entry;"),
-            ("cache/slot.rs", "use super::eviction::Policy;"),
-            ("cache/eviction.rs", "use crate::cache::entry::Entry;"),
-            ("cache/entry.rs", "fn f() { super::slot::probe() }"),
+            ("upstream/mod.rs", "mod lane; mod pool; mod health;"),
+            ("upstream/lane.rs", "use super::pool::Pool;"),
+            ("upstream/pool.rs", "use crate::upstream::health::Health;"),
+            ("upstream/health.rs", "fn f() { super::lane::probe() }"),
         ]);
         assert_eq!(faults.len(), 1, "{faults:?}");
-        assert!(faults[0].contains("cache::slot -> cache::eviction -> cache::entry"), "{faults:?}");
+        assert!(faults[0].contains("upstream::lane -> upstream::pool -> upstream::health"), "{faults:?}");
     }
 
     #[test]

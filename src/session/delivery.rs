@@ -30,11 +30,10 @@ impl Session {
     }
 
     /// An MGET has all its parts, and must be looked at again once they are certified.
-    pub(super) fn deferred(self: &Rc<Self>, place: &Place, parts: mget::Parts) {
+    pub(super) fn deferred(self: &Rc<Self>, parts: mget::Parts) {
         let mut inner = self.inner.borrow_mut();
-        inner.settle(place);
-        let arrived = parts.arrived;
-        inner.output.defer(place.seq, parts, arrived);
+        let (seq, arrived) = (parts.place.seq, parts.arrived);
+        inner.output.defer(seq, parts, arrived);
         drop(inner);
         self.worker.counters.fences.add(1);
         self.worker.mark_dirty(self);
@@ -98,7 +97,7 @@ impl Session {
         loop {
             match inner.output.advance(|moment| certifier.is_past(moment)) {
                 Stop::Waiting => return,
-                Stop::Deferred(seq, parts) => self.finish_mget(inner, seq, parts),
+                Stop::Deferred(parts) => self.finish_mget(inner, parts),
                 Stop::Fence(moment) => {
                     // Parked first, asked second, looked at third: a certification in between is not missed.
                     self.worker.park(self);

@@ -53,7 +53,7 @@ pub(super) struct Inner {
     pub(super) exclusive: Option<Exclusive>,
     /// Commands of this client in flight, on whatever connection.
     pub(super) in_flight: usize,
-    /// Reads of this client that wait for another client's, or to be asked again.
+    /// Reads of this client that wait for another client's, or may have to be asked again.
     pub(super) waits: usize,
     /// Commands in flight that may change or show anything: until they are answered, there are no hits.
     pub(super) barriers: usize,
@@ -159,6 +159,11 @@ impl Inner {
         self.barriers == 0 && self.again.is_empty() && self.exclusive.is_none() && !self.output.is_fenced()
     }
 
+    /// Whether a read of these keys has to wait: one before it may yet be answered from later than it would be itself.
+    pub(super) fn must_wait(&self, mut keys: impl Iterator<Item = u64>) -> bool {
+        self.waits > 0 && keys.any(|key| self.reading.contains_key(&key))
+    }
+
     /// Whether a read of this key is in flight, so that a hit would overtake it.
     pub(super) fn reads(&self, key: impl FnOnce() -> u64) -> bool {
         !self.reading.is_empty() && self.reading.contains_key(&key())
@@ -172,6 +177,7 @@ impl Inner {
 
     pub(super) fn expect(&mut self, place: &Place) {
         self.in_flight += 1;
+        self.waits += usize::from(place.may_repeat);
         self.barriers += usize::from(place.barrier);
         for key in &place.reading {
             *self.reading.entry(*key).or_insert(0) += 1;
@@ -180,6 +186,7 @@ impl Inner {
 
     pub(super) fn settle(&mut self, place: &Place) {
         self.in_flight -= 1;
+        self.waits -= usize::from(place.may_repeat);
         self.barriers -= usize::from(place.barrier);
         for key in &place.reading {
             self.read_ended(*key);

@@ -13,8 +13,7 @@ use bytes::Bytes;
 
 use super::{
     Inner, Next, Session,
-    output::Seq,
-    ticket::{self, Nature, Pttl, Ticket, Work},
+    ticket::{self, Nature, Place, Pttl, Ticket, Work},
     worker::Waiter,
 };
 use crate::{
@@ -55,6 +54,8 @@ enum Source {
 /// An MGET whose parts are all there and must be looked at once more.
 pub(super) struct Parts {
     mget: Box<Mget>,
+    /// Not settled before the reply is certain.
+    pub(super) place: Place,
     /// When the upstream part came.
     pub(super) arrived: Nanos,
 }
@@ -68,6 +69,9 @@ impl Session {
         args: Args<'_>,
         request: Raw<'_>,
     ) -> Next {
+        if inner.must_wait(args.iter().skip(1).map(|key| self.worker.hash(key))) {
+            return Next::Hold;
+        }
         let eligible = inner.is_eligible()
             && args.len() - 1 <= KEYS_MAX
             && args.iter().skip(1).all(|key| !inner.reads(|| self.worker.hash(key)));
@@ -97,6 +101,7 @@ impl Session {
         counters.misses.add(missing as u64);
         self.ask_for_missing(&mut mget, args, inner, batch, lane.greeting.server);
         let mut place = inner.place();
+        place.may_repeat = mget.has_memory();
         place.reading = args.iter().skip(1).map(|key| self.worker.hash(key)).collect();
         let mut bytes = Vec::new();
         mget.encode(&mut bytes);
@@ -158,14 +163,15 @@ impl Session {
     }
 
     /// Makes the reply of an MGET whose turn has come, or asks Redis for all of it.
-    pub(super) fn finish_mget(&self, inner: &mut Inner, seq: Seq, parts: Parts) {
-        let Parts { mget, .. } = parts;
+    pub(super) fn finish_mget(&self, inner: &mut Inner, parts: Parts) {
+        let Parts { mget, place, .. } = parts;
+        inner.settle(&place);
         if mget.is_still_valid(self, clock::now()) {
             let mut out = Vec::new();
             mget.write(&mut out);
-            inner.output.complete(seq, Raw::Shared(out.into()), None);
+            inner.output.complete(place.seq, Raw::Shared(out.into()), None);
         } else {
-            inner.ask_again(seq, mget.request);
+            inner.ask_again(place.seq, mget.request);
         }
     }
 }
@@ -271,7 +277,7 @@ impl Ticket {
             *value = Bytes::copy_from_slice(element);
         }
         if mget.has_memory() {
-            self.defer(Parts { mget, arrived });
+            self.defer(|place| Parts { mget, place, arrived });
         } else {
             self.answer(raw, None);
         }

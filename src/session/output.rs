@@ -60,8 +60,8 @@ pub(super) enum Stop<D> {
     Waiting,
     /// The first reply waits for this time to be certified.
     Fence(Nanos),
-    /// The first reply is due and must be made from this; give it back by [`Output::complete`] or leave it waiting.
-    Deferred(Seq, D),
+    /// The first reply is due and must be made from this, or be asked for again: its place waits.
+    Deferred(D),
 }
 
 impl<D> Output<D> {
@@ -163,7 +163,6 @@ impl<D> Output<D> {
     /// Moves everything that is due to the ready bytes; `is_past` tells whether a time is certified.
     pub(super) fn advance(&mut self, is_past: impl Fn(Nanos) -> bool) -> Stop<D> {
         loop {
-            let base = self.base;
             let Some(first) = self.queue.front_mut() else { return Stop::Waiting };
             match std::mem::replace(&mut first.state, State::Waiting) {
                 State::Waiting => return Stop::Waiting,
@@ -173,7 +172,7 @@ impl<D> Output<D> {
                 }
                 State::Ready(Payload::Deferred(deferred), fence) => {
                     self.fenced -= usize::from(fence.is_some());
-                    return Stop::Deferred(base, deferred);
+                    return Stop::Deferred(deferred);
                 }
                 State::Ready(Payload::Bytes(bytes), fence) => {
                     self.fenced -= usize::from(fence.is_some());
@@ -251,7 +250,7 @@ mod tests {
         let mut output = Output::new();
         let a = output.reserve(false);
         output.defer(a, "again", Nanos(10));
-        assert_eq!(output.advance(|_| true), Stop::Deferred(a, "again"));
+        assert_eq!(output.advance(|_| true), Stop::Deferred("again"));
         assert_eq!(output.queued(), 1);
         reply(&mut output, a, "a");
         assert_eq!(written(&mut output), "a");

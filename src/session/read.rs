@@ -1,8 +1,9 @@
 //! Reads: answered from memory, joined to another client's, or sent upstream with leave to fill.
 
-use std::{rc::Rc, sync::Arc};
+use std::rc::Rc;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::{
     Inner, Next, Session,
@@ -38,7 +39,11 @@ impl Session {
             command: command.id.0,
             tail: args.tail_from(2),
         };
-        let eligible = inner.is_eligible() && !inner.reads(|| self.worker.hash(key));
+        let is_read = inner.reads(|| self.worker.hash(key));
+        if is_read && inner.waits > 0 {
+            return Next::Hold;
+        }
+        let eligible = inner.is_eligible() && !is_read;
         if eligible && self.hit(inner, key, &variant, batch) {
             return Next::Done;
         }
@@ -139,12 +144,16 @@ impl Session {
         args: Args<'_>,
         request: Raw<'_>,
     ) -> Next {
+        let (read, reading) = self.plain_read(inner, batch, args, &request);
+        if inner.must_wait(reading.iter().copied()) || (read.undeclared && inner.waits > 0) {
+            return Next::Hold;
+        }
         let lane = match self.lane(inner) {
             Ok(lane) => lane,
             Err(reason) => return inner.no_lane(reason),
         };
-        let seq = inner.output.reserve(inner.mute);
-        self.send_read(inner, batch, &lane, seq, args, request, false)
+        let place = Place { reading, barrier: read.undeclared, ..inner.place() };
+        self.send(inner, batch, &lane, place, Work::Read(read), |out| out.push(request))
     }
 
     /// Sends a read again in its old place; it fills nothing.
@@ -158,25 +167,23 @@ impl Session {
         let batch = self.worker.shared.coherence.batch(clock::now());
         let mut scanner = RequestScanner::new(self.worker.request_limits);
         let Ok(Scanned::Request { .. }) = scanner.scan(request, true) else { return };
-        let args = scanner.args(request);
-        self.send_read(inner, &batch, lane, seq, args, Raw::Borrowed(request), true);
+        let (read, reading) = self.plain_read(inner, &batch, scanner.args(request), request);
+        let place = Place { reading, barrier: read.undeclared, ..Place::new(seq) };
+        let work = Work::Read(PlainRead { again: true, ..read });
+        self.send(inner, &batch, lane, place, work, |out| out.push(Raw::Borrowed(request)));
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the one place where a plain read is put together")]
-    fn send_read(
-        self: &Rc<Self>,
-        inner: &mut Inner,
+    /// What has to be known of a read when its reply comes, and the hashes of its keys.
+    fn plain_read(
+        &self,
+        inner: &Inner,
         batch: &Batch,
-        lane: &Rc<Lane<Ticket>>,
-        seq: Seq,
         args: Args<'_>,
-        request: Raw<'_>,
-        again: bool,
-    ) -> Next {
-        let table = Arc::clone(&self.worker.table.borrow());
+        request: &[u8],
+    ) -> (PlainRead, SmallVec<[u64; 1]>) {
+        let table = self.worker.table.borrow();
         let command = table.lookup(&args[0], args.get(1));
         let class = command.class(&args);
-        let undeclared = class == Class::ReadUndeclared;
         let variant = match class {
             Class::Cached(sameness) => Some(AskedVariant {
                 protocols: protocols(inner.profile.protocol, sameness.same(&args)),
@@ -187,20 +194,13 @@ impl Session {
             }),
             _ => None,
         };
-        let mut place = Place::new(seq);
-        place.barrier = undeclared;
-        let mut read = PlainRead {
-            request: Box::from(&request[..]),
-            keys: smallvec::SmallVec::new(),
-            variant,
-            undeclared,
-            again,
-        };
+        let (mut keys, mut hashes) = (SmallVec::new(), SmallVec::new());
         command.for_each_key(&args, |key, _| {
-            place.reading.push(self.worker.hash(key));
-            read.keys.push(key.into());
+            hashes.push(self.worker.hash(key));
+            keys.push(key.into());
         });
-        self.send(inner, batch, lane, place, Work::Read(read), |out| out.push(request))
+        let undeclared = class == Class::ReadUndeclared;
+        (PlainRead { request: request.into(), keys, variant, undeclared, again: false }, hashes)
     }
 }
 

@@ -42,6 +42,8 @@ pub(super) struct Place {
     pub(super) reading: SmallVec<[u64; 1]>,
     /// Whether it keeps its client from hits altogether.
     pub(super) barrier: bool,
+    /// Whether it may have to be asked again, later than what follows it: nothing that could tell is sent meanwhile.
+    pub(super) may_repeat: bool,
 }
 
 /// What a reply does before it is delivered.
@@ -130,7 +132,7 @@ pub(super) enum Pttl {
 
 impl Place {
     pub(super) fn new(seq: Seq) -> Self {
-        Self { seq, reading: SmallVec::new(), barrier: false }
+        Self { seq, reading: SmallVec::new(), barrier: false, may_repeat: false }
     }
 }
 
@@ -147,9 +149,10 @@ impl Ticket {
     }
 
     /// The reply is complete but must be looked at again once its arrival is certified.
-    pub(super) fn defer(&mut self, parts: Parts) {
+    pub(super) fn defer(&mut self, parts: impl FnOnce(Place) -> Parts) {
         if !std::mem::replace(&mut self.answered, true) {
-            self.session.deferred(&self.place, parts);
+            let place = std::mem::replace(&mut self.place, Place::new(0));
+            self.session.deferred(parts(place));
         }
     }
 
