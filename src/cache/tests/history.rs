@@ -7,10 +7,11 @@
 //! writes that had been acknowledged. The weakest explanation is always taken, so that what fails is wrong.
 //!
 //! Each of these changes to the code was seen to fail here: `is_usable` without `heard_at`, without `seen_at`, or
-//! always true; `view` without it; `holds` without the deadline; an equal reply that moves nothing; a late reply
-//! with a dead token that is not observed; `land` forgetting the times; a lone entry not waiting after `observe`;
-//! a stored reply that moves nothing though another variant is there; `begin_write`, `end_write` or `invalidate`
-//! leaving flights; a fill without a look at `has_landed`; no look at `writers`.
+//! always true; a hit, or a join, that does not ask it; `holds` without comparing; an equal refill that does not
+//! move `heard_at`; a stored reply that moves nothing though another variant is there or in flight; a late reply
+//! with a dead token, or a refused one, that is not observed; `land` forgetting the times; a lone entry that does
+//! not wait after `observe`, or settles too early; a fill without a look at `has_landed`; no look at `writers`;
+//! `begin_write` or `invalidate` leaving what was there; a hit past its deadline.
 
 use std::collections::VecDeque;
 

@@ -128,6 +128,23 @@ fn a_reader_joins_the_read_in_flight_and_gets_its_reply() {
 }
 
 #[test]
+fn who_joined_at_or_after_the_deadline_asks_again() {
+    let (cache, (one, _)) = (unbounded(), pair());
+    let token = cache.fetch(K, &one, &at(10));
+    for (now, waiter) in [(19, 1), (20, 2), (21, 3)] {
+        assert_eq!(cache.read_as(K, &one, &at(now), waiter).name(), "a join");
+    }
+    let filled = cache.fill(K, token, Reply::Bytes(A), Some(ms(20)), ms(25), &at(25));
+    assert_eq!(filled.outcome, FillOutcome::Expired);
+    assert_eq!((filled.waiters, filled.latecomers), (vec![1], vec![2, 3]));
+    // With no deadline at all, the key may have expired just after it was read.
+    let token = cache.fetch(K, &one, &at(30));
+    assert_eq!(cache.read_as(K, &one, &at(30), 4).name(), "a join");
+    let filled = cache.fill(K, token, Reply::Bytes(A), None, ms(31), &at(31));
+    assert_eq!((filled.waiters, filled.latecomers), (vec![], vec![4]));
+}
+
+#[test]
 fn a_read_that_is_sent_in_any_case_gets_a_token_only_where_none_is_out() {
     let (cache, (one, two)) = (unbounded(), pair());
     let token = cache.fetch_only(K, &one, &at(1)).expect("nothing stands against it");
