@@ -202,10 +202,10 @@ impl<W> Cache<W> {
         let judged = shard.edit(hash, key, |record, ledger| {
             let has_landed = match record {
                 Record::Single(_) => false,
-                Record::Slot(slot) => slot.land(&token, ledger),
+                Record::Slot(slot) => slot.land(&token, ledger) && token.generation() == at.generation,
             };
             let (outcome, seen_moved) = match drafted {
-                Ok(held) if has_landed && token.generation() == at.generation => {
+                Ok(held) if has_landed => {
                     let slot = record.as_slot(ledger);
                     (FillOutcome::Stored, slot.store(held, reply, arrived, at, ledger))
                 }
