@@ -165,7 +165,9 @@ fn fifty_connections_on_a_thousand_keys() {
         let readers = (0..CONNECTIONS)
             .map(|reader| thread::spawn(move || read_keys(address, seed + reader, KEYS, READS)));
         let readers: Vec<_> = readers.collect();
-        readers.into_iter().for_each(|reader| reader.join().expect("every reply was right"));
+        for reader in readers {
+            reader.join().expect("every reply was right");
+        }
     };
     round(1_000);
     let before = Counts::of(&proxy);
@@ -200,7 +202,9 @@ fn simultaneous_readers_of_a_cold_key_ask_once() {
     let joins = proxy.stat("joins");
 
     redis.stop();
-    readers.iter_mut().for_each(|reader| reader.send(&["GET", "cold"]));
+    for reader in &mut readers {
+        reader.send(&["GET", "cold"]);
+    }
     // Whoever is late finds the value in memory: that would be a weaker test, and never a failure.
     thread::sleep(Duration::from_millis(300));
     redis.cont();

@@ -328,12 +328,16 @@ fn one_client_too_many_is_told_so() {
     // Two of the five are the bystander and the connection that asks for statistics.
     let mut house = House::start(|proxy| proxy.set("server.max_clients", "5"));
     let mut guests: Vec<Client> = (0..3).map(|_| house.proxy.client()).collect();
-    guests.iter_mut().for_each(|guest| guest.expect(b"+PONG\r\n", &["PING"]));
+    for guest in &mut guests {
+        guest.expect(b"+PONG\r\n", &["PING"]);
+    }
     for _ in 0..10 {
         let answer = house.proxy.client().recv_to_end();
         assert_eq!(shown(&answer), "-ERR max number of clients reached\\r\\n");
     }
-    guests.iter_mut().for_each(|guest| guest.expect(b"+PONG\r\n", &["PING"]));
+    for guest in &mut guests {
+        guest.expect(b"+PONG\r\n", &["PING"]);
+    }
     guests.pop();
     eventually("there is room again", || {
         let mut guest = house.proxy.client();
