@@ -144,7 +144,11 @@ fn a_deep_pipeline_is_answered_in_order() {
             let mut client = Client::connect(address);
             let (mut writer, bytes) = (client.writer(), stream.clone());
             let sender = thread::spawn(move || writer.write_all(&bytes).expect("the server reads on"));
-            let replies: Vec<Vec<u8>> = commands.iter().map(|_| client.recv()).collect();
+            let replies = commands.iter().enumerate().map(|(index, command)| {
+                let lost = |error| panic!("round {round}, command {index}, {}: {error}", shown(command));
+                client.try_recv().unwrap_or_else(lost)
+            });
+            let replies: Vec<Vec<u8>> = replies.collect();
             sender.join().expect("everything was sent");
             replies
         });

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 
+use super::eventually;
+
 /// Ports are taken from below Linux's ephemeral range, so that no outgoing connection of another test occupies
 /// one between the moment it is found free and the moment the server binds it.
 const PORTS: std::ops::Range<u16> = 10_000..32_000;
@@ -61,6 +63,24 @@ impl Process {
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("pids are positive");
         kill_process(pid, signal).expect("the child was not waited for, so its pid stands");
+    }
+
+    /// Freezes every thread of it. The signal alone is no promise: a thread runs on until the kernel gets to it.
+    #[track_caller]
+    pub(crate) fn stop(&self) {
+        self.signal(Signal::STOP);
+        eventually("every thread is stopped", || {
+            let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("the child runs");
+            tasks.flatten().all(|task| {
+                let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+                // The state follows the name, which is in parentheses and may hold anything.
+                stat.rsplit_once(") ").is_none_or(|(_, fields)| fields.starts_with('T'))
+            })
+        });
+    }
+
+    pub(crate) fn cont(&self) {
+        self.signal(Signal::CONT);
     }
 
     pub(crate) fn exited(&mut self) -> Option<ExitStatus> {

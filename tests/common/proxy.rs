@@ -141,12 +141,13 @@ impl Proxy {
     }
 
     /// Freezes it: connections stand, and nothing answers.
+    #[track_caller]
     pub(crate) fn stop(&self) {
-        self.process.signal(Signal::STOP);
+        self.process.stop();
     }
 
     pub(crate) fn cont(&self) {
-        self.process.signal(Signal::CONT);
+        self.process.cont();
     }
 
     /// Asks it to drain and waits for its exit.

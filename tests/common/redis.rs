@@ -5,7 +5,6 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::{Client, Process, free_port};
@@ -80,12 +79,13 @@ impl Redis {
     }
 
     /// Freezes: connections stand, and nothing answers.
+    #[track_caller]
     pub(crate) fn stop(&self) {
-        self.process.signal(Signal::STOP);
+        self.process.stop();
     }
 
     pub(crate) fn cont(&self) {
-        self.process.signal(Signal::CONT);
+        self.process.cont();
     }
 
     /// A new server process on the same port, with nothing in it.
