@@ -234,16 +234,16 @@ impl<W> Coherence<W> {
         self.cache.fetch_only(read.key, read.variant, &self.at(batch))
     }
 
-    /// Invariants 3, 7 and 9: a token's reply came. It is stored if nothing stands against it; those who joined
-    /// it are to be answered if they did so before the deadline.
-    pub fn fill(&self, key: &[u8], token: Token<W>, response: &Response<'_>) -> (Filled<W>, Nanos) {
+    /// Invariants 3, 7 and 9: a token's reply came. It is stored if nothing stands against it. Those who joined it
+    /// before its deadline are to be answered with it, the latecomers have to ask for themselves.
+    pub fn fill(&self, key: &[u8], token: Token<W>, response: &Response<'_>) -> Filled<W> {
         let deadline = self.deadline(token.sent_at(), response);
         let at = self.moment(response.arrived);
         let filled = self.cache.fill(key, token, reply(&response.raw), deadline, response.arrived, &at);
         if filled.seen_moved {
             self.certifier.want(response.arrived);
         }
-        (filled, deadline.unwrap_or(Nanos::NEVER))
+        filled
     }
 
     /// A token's read failed or was refused; returns those who wait for it.

@@ -57,7 +57,7 @@ impl Session {
             None
         } else if eligible {
             let seq = inner.output.next_seq();
-            let waiter = Waiter { worker: self.worker.id, client: self.info.id, seq, joined_at: batch.now };
+            let waiter = Waiter { worker: self.worker.id, client: self.info.id, seq };
             match coherence.miss(&missed, batch, |hit| copy(inner, &hit), || waiter) {
                 // Filled between the two looks.
                 Read::Hit(taken) => {

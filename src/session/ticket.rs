@@ -391,7 +391,7 @@ impl Session {
         let Some(Pttl::Milliseconds(pttl)) = pttl.filter(|_| !is_error) else {
             let waiters = coherence.abandon(key, token);
             coherence.observe(key, arrived);
-            return self.answer_all(waiters, raw, Nanos::FOREVER);
+            return self.answer_all(waiters, raw);
         };
         let response = Response {
             is_missing: nature.missing.is(&raw),
@@ -400,14 +400,15 @@ impl Session {
             is_hash: nature.is_hash,
             arrived,
         };
-        let (filled, deadline) = coherence.fill(key, token, &response);
+        let filled = coherence.fill(key, token, &response);
         match filled.outcome {
             FillOutcome::Stored => self.worker.counters.fills.add(1),
             FillOutcome::Revoked | FillOutcome::Expired | FillOutcome::TooLarge => {
                 self.worker.counters.fills_refused.add(1);
             }
         }
-        self.answer_all(filled.waiters, raw, deadline);
+        self.all_ask_again(filled.latecomers);
+        self.answer_all(filled.waiters, raw);
     }
 
     /// Tells those who joined a read that came to nothing.
@@ -417,15 +418,14 @@ impl Session {
         }
     }
 
-    /// Answers those who joined before the value's time was up; the others must ask for themselves.
-    fn answer_all(&self, waiters: Vec<Waiter>, raw: Raw<'_>, deadline: Nanos) {
+    /// Answers those who joined.
+    fn answer_all(&self, waiters: Vec<Waiter>, raw: Raw<'_>) {
         if waiters.is_empty() {
             return;
         }
         let outcome = if reply::is_nil(&raw) { Outcome::Nil } else { Outcome::Reply(raw.into_bytes()) };
         for waiter in waiters {
-            let outcome = if waiter.joined_at < deadline { outcome.clone() } else { Outcome::Again };
-            self.worker.answer(waiter, outcome);
+            self.worker.answer(waiter, outcome.clone());
         }
     }
 }

@@ -53,7 +53,6 @@ pub struct Waiter {
     pub(super) worker: WorkerId,
     pub(super) client: ClientId,
     pub(super) seq: u64,
-    pub(super) joined_at: Nanos,
 }
 
 /// What a waiter gets.

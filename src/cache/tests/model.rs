@@ -81,16 +81,16 @@ impl Model {
         self.is_usable(key, entry.sent_at).then(|| entry.reply.clone())
     }
 
-    fn read(&self, key: usize, tail: usize, on_miss: OnMiss) -> Told {
+    fn read(&self, key: usize, tail: usize, may_join: bool) -> Told {
         if let Some(reply) = self.hit(key, tail) {
             return Told::Hit(reply);
         }
         let key = &self.keys[key];
         match key.flights.get(&tail) {
             _ if key.writers > 0 => Told::Bypass,
-            Some(flight) if self.is_usable(key, flight.sent_at) => Told::Joined,
-            None if on_miss == OnMiss::Fetch => Told::Fetch,
-            _ => Told::Bypass,
+            Some(flight) if may_join && self.is_usable(key, flight.sent_at) => Told::Joined,
+            Some(_) => Told::Bypass,
+            None => Told::Fetch,
         }
     }
 
@@ -219,11 +219,16 @@ impl Run {
             self.hits += 1;
             return;
         }
-        let on_miss = if self.rng.u32(0..6) == 0 { OnMiss::JoinOnly } else { OnMiss::Fetch };
+        let may_join = self.rng.u32(0..6) > 0;
         self.next += 1;
         let (number, waiter) = (self.next, self.next as Waiter);
         let found = |hit: Hit<'_>| hit.reply.bytes().unwrap_or(b"nil").to_vec();
-        let read = self.cache.join_or_fetch(KEYS[key], &variant, &at, on_miss, found, || waiter);
+        let read = if may_join {
+            self.cache.join_or_fetch(KEYS[key], &variant, &at, found, || waiter)
+        } else {
+            let token = self.cache.fetch_only(KEYS[key], &variant, &at);
+            token.map_or(Read::Bypass(Bypass::InFlight), Read::Fetch)
+        };
         let sent_at = self.model.now;
         let told = match read {
             Read::Hit(reply) => Told::Hit(reply),
@@ -243,7 +248,7 @@ impl Run {
             }
         };
         if !self.is_bounded {
-            assert_eq!(told, self.model.read(key, tail, on_miss));
+            assert_eq!(told, self.model.read(key, tail, may_join));
         }
         if told == Told::Fetch {
             self.model.keys[key].flights.insert(tail, Flight { number, sent_at });

@@ -66,7 +66,7 @@ fn work(shared: &Shared<'_>, seed: u64) {
                         shared.joined.fetch_add(1, Relaxed);
                         Waiter(shared.ended)
                     };
-                    let read = shared.cache.join_or_fetch(name, &variant, &at, OnMiss::Fetch, check, waiter);
+                    let read = shared.cache.join_or_fetch(name, &variant, &at, check, waiter);
                     if let Read::Fetch(token) = read {
                         shared.tokens.lock().push((key, tail, token));
                     }
