@@ -133,7 +133,8 @@ impl Candidates {
                 best = Some((index, idle));
             }
         };
-        if len <= SAMPLES {
+        // Draws repeat themselves in a small shard: looking at all costs hardly more.
+        if len <= 2 * SAMPLES {
             (0..len).for_each(&mut look);
         } else {
             (0..SAMPLES).for_each(|_| look(self.rng.usize(..len)));
