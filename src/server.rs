@@ -468,7 +468,8 @@ async fn watch_upstream(shared: &Shared, control: &Control, table: Arc<Table>, f
             match control.commands().await {
                 Ok(rows) => {
                     table = Arc::new(extend(&table, &rows, &shared.config));
-                    tell(shared, || Mail::Table(Arc::clone(&table)));
+                    let bulk_bytes_max = control.bulk_bytes_max().await;
+                    tell(shared, || Mail::Server(Arc::clone(&table), bulk_bytes_max));
                     asked = Some(report.server);
                     info!(
                         version = report.version,

@@ -127,7 +127,7 @@ impl Session {
         };
         let inner = RefCell::new(Inner::new(
             profile,
-            RequestScanner::new(worker.request_limits),
+            RequestScanner::new(worker.request_limits.get()),
             worker.shared.config.server.max_pipeline,
         ));
         Rc::new(Self {
@@ -283,7 +283,7 @@ impl Session {
         let batch = self.worker.shared.coherence.batch(clock::now());
         let table = Arc::clone(&self.worker.table.borrow());
         let mut scanner =
-            std::mem::replace(&mut inner.scanner, RequestScanner::new(self.worker.request_limits));
+            std::mem::replace(&mut inner.scanner, RequestScanner::new(self.worker.request_limits.get()));
         let authenticated = inner.is_authenticated();
         let next = match scanner.scan(&request, authenticated) {
             Ok(Scanned::Request { .. }) => {
@@ -318,7 +318,7 @@ impl Session {
         inner.output.ready().lend(&mut self.worker.spare.borrow_mut());
         let table = Arc::clone(&self.worker.table.borrow());
         let mut scanner =
-            std::mem::replace(&mut inner.scanner, RequestScanner::new(self.worker.request_limits));
+            std::mem::replace(&mut inner.scanner, RequestScanner::new(self.worker.request_limits.get()));
         let mut taken = 0;
         let flow = loop {
             if !inner.may_take() {

@@ -165,7 +165,7 @@ impl Session {
         request: &[u8],
     ) {
         let batch = self.worker.shared.coherence.batch(clock::now());
-        let mut scanner = RequestScanner::new(self.worker.request_limits);
+        let mut scanner = RequestScanner::new(self.worker.request_limits.get());
         let Ok(Scanned::Request { .. }) = scanner.scan(request, true) else { return };
         let (read, reading) = self.plain_read(inner, &batch, scanner.args(request), request);
         let place = Place { reading, barrier: read.undeclared, ..Place::new(seq) };

@@ -73,8 +73,8 @@ pub enum Mail {
     Client(std::net::TcpStream, ClientId),
     /// A waiter's reply.
     Answer(Box<(Waiter, AnswerOutcome)>),
-    /// The table of commands has grown.
-    Table(Arc<Table>),
+    /// The table of commands has grown; and the longest argument the server takes, if it says.
+    Server(Arc<Table>, Option<usize>),
     /// A client is to be cut off.
     Kill(ClientId),
     /// Finish what is in hand and take nothing more.
@@ -121,7 +121,8 @@ pub struct Worker {
     pub(super) counters: Arc<Counters>,
     pub(super) lanes: Rc<Lanes<Ticket>>,
     pub(super) table: RefCell<Arc<Table>>,
-    pub(super) request_limits: Limits,
+    /// For clients to come; those there are keep theirs.
+    pub(super) request_limits: Cell<Limits>,
     sessions: RefCell<HashMap<ClientId, Rc<Session>>>,
     /// Sessions that have bytes to write since the last batch.
     dirty: Rc<RefCell<Vec<Rc<Session>>>>,
@@ -166,10 +167,10 @@ impl Worker {
             counters,
             lanes,
             table: RefCell::new(table),
-            request_limits: Limits {
+            request_limits: Cell::new(Limits {
                 request_bytes_max: shared.config.server.max_request,
                 ..Limits::default()
-            },
+            }),
             sessions: RefCell::default(),
             dirty,
             parked: RefCell::default(),
@@ -290,7 +291,12 @@ impl Worker {
                 self.answer_here(waiter, outcome);
                 self.flush_dirty();
             }
-            Mail::Table(table) => drop(self.table.replace(table)),
+            Mail::Server(table, bulk_bytes_max) => {
+                self.table.replace(table);
+                let mut limits = self.request_limits.get();
+                limits.bulk_bytes_max = bulk_bytes_max.unwrap_or(Limits::default().bulk_bytes_max);
+                self.request_limits.set(limits);
+            }
             Mail::Kill(client) => {
                 if let Some(session) = self.sessions.borrow().get(&client) {
                     session.kill();

@@ -134,6 +134,16 @@ impl Control {
         }
     }
 
+    /// The longest argument the server takes, in bytes; `None` where it does not say. A longer one would make it hang
+    /// up, on everybody who shares the connection.
+    pub async fn bulk_bytes_max(&self) -> Option<usize> {
+        let mut connection = self.pool.get().await.ok()?;
+        let mut question = redis::cmd("CONFIG");
+        let answer: Vec<String> =
+            question.arg("GET").arg("proto-max-bulk-len").query_async(&mut *connection).await.ok()?;
+        answer.get(1)?.parse().ok()
+    }
+
     /// The server's own table of commands.
     pub async fn commands(&self) -> Result<Vec<ServerCommand>, String> {
         let mut connection = self.pool.get().await.map_err(|error| error.to_string())?;
