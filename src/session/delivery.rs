@@ -3,7 +3,9 @@
 use std::{io, rc::Rc, sync::Arc};
 
 use super::{
-    Ending, Flow, Inner, Session, mget,
+    Ending, Flow, Inner, Session,
+    inner::Repeat,
+    mget,
     output::{Seq, Stop},
     send::NoLane,
     ticket::Place,
@@ -57,7 +59,7 @@ impl Session {
         if let Some((request, key)) = inner.joined.remove(&seq) {
             inner.waits -= 1;
             inner.read_ended(key);
-            inner.ask_again(seq, request);
+            inner.ask_again(Repeat { seq, request, was_lost: false });
         }
         drop(inner);
         self.wake();
@@ -153,7 +155,7 @@ impl Session {
     pub(super) fn lost_read(self: &Rc<Self>, place: &Place, request: Box<[u8]>) {
         let mut inner = self.inner.borrow_mut();
         inner.settle(place);
-        inner.ask_again(place.seq, request);
+        inner.ask_again(Repeat { seq: place.seq, request, was_lost: true });
         drop(inner);
         self.worker.counters.retried_reads.add(1);
         self.wake();
@@ -161,23 +163,23 @@ impl Session {
 
     /// Sends the reads again that came to nothing; false while they have to wait.
     pub(super) fn ask_pending_again(self: &Rc<Self>, inner: &mut Inner) -> bool {
-        while let Some((seq, request)) = inner.again.pop_front() {
+        while let Some(repeat) = inner.again.pop_front() {
             let lane = match self.lane(inner) {
                 Ok(lane) => lane,
                 Err(NoLane::Wait) => {
-                    inner.again.push_front((seq, request));
+                    inner.again.push_front(repeat);
                     return false;
                 }
                 Err(NoLane::Failed(error)) => {
                     inner.waits -= 1;
                     let raw = error.reply();
-                    inner.output.complete(seq, Raw::Borrowed(&raw), None);
+                    inner.output.complete(repeat.seq, Raw::Borrowed(&raw), None);
                     self.worker.mark_dirty(self);
                     continue;
                 }
             };
             inner.waits -= 1;
-            self.resend(inner, &lane, seq, &request);
+            self.resend(inner, &lane, &repeat);
         }
         true
     }

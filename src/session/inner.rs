@@ -64,7 +64,7 @@ pub(super) struct Inner {
     /// Reads that wait for another client's, so that they can be asked again.
     pub(super) joined: HashMap<Seq, (Box<[u8]>, u64)>,
     /// Reads that must be asked again.
-    pub(super) again: VecDeque<(Seq, Box<[u8]>)>,
+    pub(super) again: VecDeque<Repeat>,
     pub(super) transaction: Option<Box<Transaction>>,
     pub(super) is_watching: bool,
     pub(super) subscriptions: Subscriptions,
@@ -75,6 +75,15 @@ pub(super) struct Inner {
     pub(super) verdict: Option<Verdict>,
     /// Requests in flight before nothing more is taken.
     pub(super) pipeline_max: usize,
+}
+
+/// A read that must be asked again.
+pub(super) struct Repeat {
+    pub(super) seq: Seq,
+    pub(super) request: Box<[u8]>,
+    /// Whether it was sent and its connection died. That is forgiven once; a read that had joined another client's,
+    /// or whose parts did not fit together, has not used that up.
+    pub(super) was_lost: bool,
 }
 
 impl Inner {
@@ -203,9 +212,9 @@ impl Inner {
     }
 
     /// Has a read asked again, in its old place.
-    pub(super) fn ask_again(&mut self, seq: Seq, request: Box<[u8]>) {
+    pub(super) fn ask_again(&mut self, repeat: Repeat) {
         self.waits += 1;
-        self.again.push_back((seq, request));
+        self.again.push_back(repeat);
     }
 
     /// Whether nothing of this client is under way, so that its connection may be changed.

@@ -13,6 +13,7 @@ use bytes::Bytes;
 
 use super::{
     Inner, Next, Session,
+    inner::Repeat,
     ticket::{self, Nature, Place, Pttl, Ticket, Work},
     worker::Waiter,
 };
@@ -171,7 +172,7 @@ impl Session {
             mget.write(&mut out);
             inner.output.complete(place.seq, Raw::Shared(out.into()), None);
         } else {
-            inner.ask_again(place.seq, mget.request);
+            inner.ask_again(Repeat { seq: place.seq, request: mget.request, was_lost: false });
         }
     }
 }

@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 
 use super::{
     Inner, Next, Session,
+    inner::Repeat,
     output::Seq,
     ticket::{AskedVariant, Fill, Nature, Place, PlainRead, Ticket, Work},
     worker::Waiter,
@@ -157,19 +158,14 @@ impl Session {
     }
 
     /// Sends a read again in its old place; it fills nothing.
-    pub(super) fn resend(
-        self: &Rc<Self>,
-        inner: &mut Inner,
-        lane: &Rc<Lane<Ticket>>,
-        seq: Seq,
-        request: &[u8],
-    ) {
+    pub(super) fn resend(self: &Rc<Self>, inner: &mut Inner, lane: &Rc<Lane<Ticket>>, repeat: &Repeat) {
+        let request = &*repeat.request;
         let batch = self.worker.shared.coherence.batch(clock::now());
         let mut scanner = RequestScanner::new(self.worker.request_limits.get());
         let Ok(Scanned::Request { .. }) = scanner.scan(request, true) else { return };
         let (read, reading) = self.plain_read(inner, &batch, scanner.args(request), request);
-        let place = Place { reading, barrier: read.undeclared, ..Place::new(seq) };
-        let work = Work::Read(PlainRead { again: true, ..read });
+        let place = Place { reading, barrier: read.undeclared, ..Place::new(repeat.seq) };
+        let work = Work::Read(PlainRead { again: repeat.was_lost, ..read });
         self.send(inner, &batch, lane, place, work, |out| out.push(Raw::Borrowed(request)));
     }
 

@@ -306,6 +306,7 @@ impl Completion for Ticket {
     fn lost(mut self, loss: &Loss) {
         let work = std::mem::replace(&mut self.work, Work::Plain);
         let session = Rc::clone(&self.session);
+        let is_second_loss = matches!(&work, Work::Read(read) if read.again);
         let request = match work {
             Work::Fill(fill) => {
                 let Fill { request, key, token, .. } = *fill;
@@ -319,7 +320,7 @@ impl Completion for Ticket {
                 session.subscribe_ended();
                 None
             }
-            Work::Read(read) if !read.again => Some(read.request),
+            Work::Read(read) => Some(read.request),
             Work::Mget(mget) => Some(mget.abandon(&session)),
             // Dropping the rest ends its guards: the keys are dropped once more and unblocked.
             _ => None,
@@ -328,7 +329,9 @@ impl Completion for Ticket {
             return;
         }
         match request {
-            Some(request) if session.may_ask_again(self.place.seq) => session.lost_read(&self.place, request),
+            Some(request) if !is_second_loss && session.may_ask_again(self.place.seq) => {
+                session.lost_read(&self.place, request);
+            }
             Some(_) => {
                 session.answered(&self.place, error(&format!("nearhit: {loss}")).as_slice().into(), None);
             }
