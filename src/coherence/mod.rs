@@ -378,6 +378,9 @@ impl<W> Coherence<W> {
         );
         self.move_generation("tracking is not available");
         self.certifier.set_phase(Phase::Off);
+        // From now on it is the health check that knows the process; it may have said so before, when nobody asked. The
+        // phase is set first, so that a report that comes in at this moment is not missed by both.
+        self.server.store(self.unsignalled.lock().0.0, Ordering::Release);
     }
 
     /// A push named a key.
