@@ -191,6 +191,7 @@ fn shared(
         host: upstream.url.host.clone(),
         port: upstream.url.port,
         dial_timeout: upstream.dial_timeout,
+        answer_timeout: upstream.connect_timeout,
         keepalive: upstream.keepalive,
         user_timeout: upstream.command_timeout + USER_TIMEOUT_SLACK,
         servers: Servers::default(),

@@ -160,8 +160,11 @@ pub struct Dialer {
     pub host: String,
     /// TCP port.
     pub port: u16,
-    /// For one attempt, handshake included.
+    /// For one attempt at connecting.
     pub dial_timeout: Duration,
+    /// For the handshake on a connection that stands. A server in the middle of a long command accepts at once and
+    /// answers late: it is busy, not gone, and a client that asks it directly waits as well.
+    pub answer_timeout: Duration,
     /// Idle time before the kernel probes the peer.
     pub keepalive: Duration,
     /// How long sent bytes may stay unacknowledged by the peer's kernel before the connection counts as dead.
@@ -180,23 +183,23 @@ impl Dialer {
         }
     }
 
-    /// Dials and greets within `dial_timeout`. Cancel safe: a dropped attempt closes its socket.
+    /// Dials and greets. Cancel safe: a dropped attempt closes its socket.
     pub async fn open(&self, profile: Profile, name: &str) -> Result<Connection, DialError> {
-        let attempt = async {
-            let mut stream = self.connect().await?;
-            let greeting = self.greet(&mut stream, &profile, name, Fresh::Yes).await?;
-            let local = stream.local_addr().map_err(|error| self.unreachable(&error))?;
-            Ok(Connection { stream, profile, greeting, local })
-        };
-        timeout(self.dial_timeout, attempt).await.unwrap_or_else(|_| Err(self.timed_out()))
+        let mut stream = self.open_bare().await?;
+        let greeting = self.agree(&mut stream, &profile, name, Fresh::Yes).await?;
+        let local = stream.local_addr().map_err(|error| self.unreachable(&error))?;
+        Ok(Connection { stream, profile, greeting, local })
     }
 
     /// A bare connection, within `dial_timeout`, that has agreed on nothing yet.
     pub async fn open_bare(&self) -> Result<TcpStream, DialError> {
-        timeout(self.dial_timeout, self.connect()).await.unwrap_or_else(|_| Err(self.timed_out()))
+        timeout(self.dial_timeout, self.connect()).await.unwrap_or_else(|_| {
+            let reason = format!("no connection within {:?} (upstream.dial_timeout)", self.dial_timeout);
+            Err(DialError::Unreachable { address: self.address(), reason })
+        })
     }
 
-    /// Agrees on `profile` on a connection from the pool, within `dial_timeout`.
+    /// Agrees on `profile` on a bare or a pooled connection, within `answer_timeout`.
     pub async fn agree(
         &self,
         stream: &mut TcpStream,
@@ -204,26 +207,24 @@ impl Dialer {
         name: &str,
         fresh: Fresh,
     ) -> Result<Greeting, DialError> {
-        let greet = self.greet(stream, profile, name, fresh);
-        timeout(self.dial_timeout, greet).await.unwrap_or_else(|_| Err(self.timed_out()))
+        self.answered(self.greet(stream, profile, name, fresh)).await
     }
 
     /// Has the server judge a user and password, by the client's own AUTH or HELLO on a connection of its own.
     /// `None`: accepted; else the error reply.
     pub async fn judge(&self, request: &[u8]) -> Result<Option<Bytes>, DialError> {
-        let attempt = async {
-            let mut stream = self.connect().await?;
-            let question = Handshake { request: request.to_vec(), replies: 1 };
-            let answer = self.exchange(&mut stream, &question).await?.remove(0);
-            Ok(reply::is_error(&answer).then_some(answer))
-        };
-        timeout(self.dial_timeout, attempt).await.unwrap_or_else(|_| Err(self.timed_out()))
+        let mut stream = self.open_bare().await?;
+        let question = Handshake { request: request.to_vec(), replies: 1 };
+        let answer = self.answered(self.exchange(&mut stream, &question)).await?.remove(0);
+        Ok(reply::is_error(&answer).then_some(answer))
     }
 
-    /// The error of an attempt that took too long.
-    fn timed_out(&self) -> DialError {
-        let reason = format!("no answer within {:?} (upstream.dial_timeout)", self.dial_timeout);
-        DialError::Unreachable { address: self.address(), reason }
+    /// Bounds the wait for what a connected server says.
+    async fn answered<T>(&self, answer: impl Future<Output = Result<T, DialError>>) -> Result<T, DialError> {
+        timeout(self.answer_timeout, answer).await.unwrap_or_else(|_| {
+            let reason = format!("no answer within {:?} (upstream.connect_timeout)", self.answer_timeout);
+            Err(DialError::Unreachable { address: self.address(), reason })
+        })
     }
 
     fn unreachable(&self, error: &std::io::Error) -> DialError {

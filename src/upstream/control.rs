@@ -8,8 +8,8 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use bb8_redis::{
     RedisConnectionManager,
-    bb8::{self, ManageConnection},
-    redis::{self, ConnectionAddr, IntoConnectionInfo, RedisError, Value},
+    bb8,
+    redis::{self, AsyncConnectionConfig, ConnectionAddr, IntoConnectionInfo, RedisError, Value},
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -59,7 +59,7 @@ pub enum Question {
 /// The control plane's connections.
 pub struct Control {
     dialer: Arc<Dialer>,
-    manager: RedisConnectionManager,
+    client: redis::Client,
     pool: bb8::Pool<RedisConnectionManager>,
 }
 
@@ -73,13 +73,14 @@ impl Control {
         let info = ConnectionAddr::Tcp(dialer.host.clone(), dialer.port)
             .into_connection_info()?
             .set_redis_settings(settings);
+        let client = redis::Client::open(info.clone())?;
         let manager = RedisConnectionManager::new(info)?;
         let pool = bb8::Pool::builder()
             .max_size(1)
             .connection_timeout(dialer.dial_timeout)
             .retry_connection(false)
-            .build_unchecked(manager.clone());
-        Ok(Self { dialer, manager, pool })
+            .build_unchecked(manager);
+        Ok(Self { dialer, client, pool })
     }
 
     /// `host:port`, for messages.
@@ -92,9 +93,13 @@ impl Control {
         DialError::Unreachable { address: self.address(), reason: reason.to_owned() }
     }
 
-    /// Dials afresh and asks for INFO. A server that refuses to answer it is there all the same.
+    /// Dials afresh and asks for INFO. A server that refuses to answer it is there all the same, and so is one that
+    /// accepts and is busy: how long to wait for its answer is the caller's affair. The first, bare connection
+    /// finds out within `dial_timeout` that nobody accepts.
     pub async fn probe(&self) -> Result<Report, DialError> {
-        let mut connection = match self.manager.connect().await {
+        drop(self.dialer.open_bare().await?);
+        let patient = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
+        let mut connection = match self.client.get_multiplexed_async_connection_with_config(&patient).await {
             Ok(connection) => connection,
             Err(error) => return self.refused_or_gone(&error),
         };
