@@ -165,7 +165,8 @@ fn mixed(random: &mut fastrand::Rng, number: usize) -> Vec<u8> {
     let key = format!("key:{}", random.u32(0..50));
     let value = format!("value {number}");
     match random.u32(0..20) {
-        0..8 => encode(&["GET", &key]),
+        0..6 => encode(&["GET", &key]),
+        6..8 => encode(&["GET", ["b", "long"][number % 2]]),
         8 => encode(&["STRLEN", &key]),
         9 => encode(&["MGET", &key, "a", &format!("key:{}", random.u32(0..50))]),
         10..12 => encode(&["SET", &key, &value]),
