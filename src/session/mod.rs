@@ -241,7 +241,10 @@ impl Session {
             }
             if inner.has_lost_exclusive() {
                 self.lost_exclusive(&mut inner);
-            } else if inner.may_release() {
+                // If that was the client's end, what lies in the input was meant for the transaction that is gone.
+                continue;
+            }
+            if inner.may_release() {
                 return Some(Transition::Release);
             }
             if !self.ask_pending_again(&mut inner) {
