@@ -65,6 +65,8 @@ pub(super) struct Exclusive {
     /// It is in a state that cannot be undone, and must be thrown away: MONITOR, SCRIPT DEBUG, a client's own
     /// tracking.
     is_spent: bool,
+    /// What would have brought it back to a known state was refused or not answered: it must not be used again.
+    is_soiled: bool,
     /// The request it was taken out for has not been sent yet.
     is_fresh: bool,
 }
@@ -201,14 +203,14 @@ impl Session {
         let lane = Lane::open(connection, shared.dialer.address(), hooks);
         self.worker.watch_exclusive(&lane);
         self.inner.borrow_mut().exclusive =
-            Some(Exclusive { lane, place, purpose, is_spent: false, is_fresh: true });
+            Some(Exclusive { lane, place, purpose, is_spent: false, is_soiled: false, is_fresh: true });
     }
 
     /// Puts the connection back, clean, or closes it.
     async fn release(&self) {
         let Some(exclusive) = self.inner.borrow_mut().exclusive.take() else { return };
-        let Exclusive { lane, place, is_spent, .. } = exclusive;
-        if is_spent {
+        let Exclusive { lane, place, is_spent, is_soiled, .. } = exclusive;
+        if is_spent || is_soiled {
             return lane.close();
         }
         let profile = self.inner.borrow().profile.clone();
@@ -234,6 +236,9 @@ impl Session {
             // The session's task sees to it once all that was in flight has been given up.
             return Next::Hold;
         }
+        if inner.transaction.as_ref().is_some_and(|transaction| !transaction.is_open) {
+            return Next::Hold;
+        }
         if let Some(exclusive) = inner.exclusive.as_mut() {
             exclusive.is_fresh = false;
         }
@@ -256,7 +261,7 @@ impl Session {
             Class::Refused => Self::refuse_class(inner, command),
             Class::Multi => {
                 inner.transaction = Some(Box::new(Transaction::new()));
-                self.forward_plain(inner, batch, request)
+                self.forward(inner, batch, request, Work::Multi)
             }
             Class::Watch => {
                 inner.is_watching = true;
@@ -454,6 +459,22 @@ impl Session {
             if let PubSubFrame::Confirmation(kind) = pub_sub_frame(result) {
                 self.confirmed(kind, result);
             }
+        }
+    }
+
+    /// MULTI was answered, or its time is up: then nobody knows what state its connection is in.
+    pub(super) fn multi_answered(&self, is_open: bool) {
+        let mut inner = self.inner.borrow_mut();
+        match inner.transaction.as_mut() {
+            Some(transaction) if is_open => transaction.is_open = true,
+            _ => inner.transaction = None,
+        }
+    }
+
+    /// The exclusive connection may not be in the state that the next client would expect.
+    pub(super) fn soiled(&self) {
+        if let Some(exclusive) = self.inner.borrow_mut().exclusive.as_mut() {
+            exclusive.is_soiled = true;
         }
     }
 

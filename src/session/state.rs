@@ -31,6 +31,9 @@ pub(super) struct Transaction {
     pub(super) subscribes: bool,
     /// Commands queued, as far as can be seen from here.
     pub(super) queued: usize,
+    /// Whether the server has agreed to it. Until then nothing more is sent: were MULTI refused (by an ACL, for its
+    /// arity), what follows would be executed at once, and as a write like any other.
+    pub(super) is_open: bool,
 }
 
 impl Transaction {
@@ -42,6 +45,7 @@ impl Transaction {
             selects: Vec::new(),
             subscribes: false,
             queued: 0,
+            is_open: false,
         }
     }
 

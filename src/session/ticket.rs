@@ -80,6 +80,10 @@ pub(super) enum Work {
     Wait,
     /// SELECT on an exclusive connection.
     Select(Database),
+    /// MULTI.
+    Multi,
+    /// DISCARD or UNWATCH.
+    Leave,
     /// What leaves its connection in a state that only its end undoes.
     Spend,
     /// MONITOR: what follows its answer is not asked for one by one.
@@ -225,6 +229,18 @@ impl Completion for Ticket {
                 }
                 self.answer(raw, None);
             }
+            Work::Multi => {
+                if !self.answered {
+                    self.session.multi_answered(!reply::is_error(&raw));
+                }
+                self.answer(raw, None);
+            }
+            Work::Leave => {
+                if reply::is_error(&raw) {
+                    self.session.soiled();
+                }
+                self.answer(raw, None);
+            }
             Work::Read(read) => {
                 match &read.variant {
                     Some(asked) if !reply::is_error(&raw) => {
@@ -359,6 +375,10 @@ impl Completion for Ticket {
             for waiter in waiters {
                 self.session.worker.answer(waiter, Outcome::Reply(bytes.clone()));
             }
+        }
+        if matches!(self.work, Work::Multi) {
+            self.session.multi_answered(false);
+            self.session.soiled();
         }
         self.answer(text.as_slice().into(), None);
     }
