@@ -267,10 +267,12 @@ impl Session {
                 inner.is_watching = true;
                 self.forward_plain(inner, batch, request)
             }
-            Class::Unwatch | Class::Exec | Class::Discard => {
-                inner.is_watching &= class != Class::Unwatch;
-                self.forward_plain(inner, batch, request)
+            Class::Unwatch if args.len() == 1 => {
+                inner.is_watching = false;
+                self.forward(inner, batch, request, Work::Leave)
             }
+            // Refused: there is no transaction, or there are too many arguments.
+            Class::Unwatch | Class::Exec | Class::Discard => self.forward_plain(inner, batch, request),
             Class::Subscribe(kind) => self.subscribe(inner, kind, batch, args, request),
             Class::Monitor => self.forward(inner, batch, request, Work::Monitor),
             Class::ScriptDebug => self.forward(inner, batch, request, Work::Spend),
@@ -315,11 +317,13 @@ impl Session {
                 return self.local(inner, local, batch, args, request);
             }
             Class::Exec => return self.exec(inner, batch, request),
-            Class::Discard => {
+            Class::Discard if args.len() == 1 => {
                 inner.transaction = None;
                 inner.is_watching = false;
-                return self.forward_plain(inner, batch, request);
+                return self.forward(inner, batch, request, Work::Leave);
             }
+            // Refused for its arguments, which spoils the transaction and does not end it.
+            Class::Discard => return self.forward_plain(inner, batch, request),
             // Refused at once by the server, and not queued.
             Class::Multi | Class::Watch => return self.forward_plain(inner, batch, request),
             // These would change the connection under us.
