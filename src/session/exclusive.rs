@@ -322,10 +322,8 @@ impl Session {
                 inner.is_watching = false;
                 return self.forward(inner, batch, request, Work::Leave);
             }
-            // Refused for its arguments, which spoils the transaction and does not end it.
-            Class::Discard => return self.forward_plain(inner, batch, request),
-            // Refused at once by the server, and not queued.
-            Class::Multi | Class::Watch => return self.forward_plain(inner, batch, request),
+            // Refused at once by the server, and not queued; DISCARD for its arguments, which does not end the transaction.
+            Class::Multi | Class::Watch | Class::Discard => return self.forward_plain(inner, batch, request),
             // These would change the connection under us.
             Class::Session(Local::Hello | Local::Auth)
             | Class::Monitor

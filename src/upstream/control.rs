@@ -7,8 +7,7 @@
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use bb8_redis::{
-    RedisConnectionManager,
-    bb8,
+    RedisConnectionManager, bb8,
     redis::{self, AsyncConnectionConfig, ConnectionAddr, IntoConnectionInfo, RedisError, Value},
 };
 use tokio::sync::{mpsc, oneshot};
