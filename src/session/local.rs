@@ -244,7 +244,6 @@ impl Session {
         inner.reply_mode = ReplyMode::On;
         inner.mute = false;
         inner.pin(None);
-        inner.needs_auth = None;
         inner.profile = Profile {
             identity: Arc::clone(self.worker.shared.identities.client_default()),
             database: self.worker.shared.default_database,

@@ -193,12 +193,14 @@ impl Session {
     /// before AUTH is limited, and only a connection of its kind can tell. With the upstream gone nobody can.
     fn knows_auth(&self) -> bool {
         let mut inner = self.inner.borrow_mut();
-        if inner.needs_auth.is_none() {
-            inner.needs_auth = match self.lane(&mut inner) {
-                Ok(lane) => Some(lane.greeting.hello.starts_with(b"-NOAUTH")),
-                Err(NoLane::Failed(_)) => Some(false),
+        // It holds for who has not authenticated, so a user's lane tells nothing of it.
+        if inner.needs_auth.is_none() && inner.profile.identity.user.is_none() && inner.exclusive.is_none() {
+            match self.lane(&mut inner) {
+                Ok(lane) => inner.needs_auth = Some(lane.greeting.hello.starts_with(b"-NOAUTH")),
+                // Asked again when it has come back.
+                Err(NoLane::Failed(_)) => {}
                 Err(NoLane::Wait) => return false,
-            };
+            }
         }
         true
     }
