@@ -377,13 +377,11 @@ impl Session {
         let command = table.lookup(&args[0], args.get(1));
         let class = command.class(&args);
         inner.mute = inner.reply_mode != ReplyMode::On;
-        if self.is_denied(command) {
-            return inner.refuse(&format!(
+        let next = match class {
+            _ if self.is_denied(command) => inner.refuse(&format!(
                 "NOPERM this proxy does not allow '{}' (server.deny_commands)",
                 command.name
-            ));
-        }
-        let next = match class {
+            )),
             _ if inner.exclusive.is_some() => self.on_exclusive(inner, command, class, batch, args, request),
             Class::Cached(sameness) => {
                 let same = sameness.same(&args);
