@@ -229,9 +229,20 @@ impl Session {
         args: Args<'_>,
         request: Raw<'_>,
     ) -> Next {
-        if inner.may_release() && !class.needs_exclusive() && !command.blocks(&args) {
+        let may_stay = command.blocks(&args) || matches!(class, Class::Subscribe(_) | Class::Monitor);
+        let fits = class.needs_exclusive() || may_stay;
+        if inner.may_release() && !fits {
             return Next::Await(Transition::Release);
         }
+        if may_stay && !inner.has_state() && !inner.exclusive.as_ref().is_some_and(|one| one.purpose == Purpose::Waiting) {
+            // Between two transactions: one of their connections is not to be kept for hours.
+            return if inner.may_release() { Next::Await(Transition::Release) } else { Next::Hold };
+        }
+        let waker = self.waker.borrow();
+        if inner.exclusive.as_ref().is_some_and(|exclusive| exclusive.lane.is_congested(waker.as_ref())) {
+            return Next::Hold;
+        }
+        drop(waker);
         if inner.exclusive.as_ref().is_some_and(|exclusive| !exclusive.lane.is_open()) {
             // The session's task sees to it once all that was in flight has been given up.
             return Next::Hold;
