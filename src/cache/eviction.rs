@@ -3,7 +3,7 @@
 //! Each shard keeps a handle of every entry in a vector. To evict, a few are drawn at random and the one idle for
 //! longest goes; dead ones (expired, or of contents that are gone) go first. An exact LRU list would have to be
 //! written at every hit, which costs 2.8 times as much with two threads on one map; with [`SAMPLES`] draws the
-//! hit ratio is within a point of it.
+//! hit ratio is a third of a point below it (`tests/measure.rs`).
 //!
 //! The access clock is no clock of time: it ticks 256 times while the cache's contents turn over once. A hit
 //! writes its entry's clock only when it has ticked since the last, and while everything hits, it stands still.
@@ -12,8 +12,10 @@
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-/// How many candidates are looked at. Redis looks at 5 by default and calls 10 close to true LRU.
-const SAMPLES: usize = 10;
+/// How many candidates are looked at. Redis looks at 5 by default and calls 10 close to true LRU. Each costs two or
+/// three cache misses in a large cache: with 10 the hit ratio is 0.15 points below the exact one's, with 8 0.1 to
+/// 0.35, with 5 0.2 to 0.6.
+const SAMPLES: usize = 8;
 
 /// Ticks of the access clock while the contents turn over once.
 const TICKS_PER_TURNOVER: usize = 256;

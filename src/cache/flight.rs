@@ -59,6 +59,7 @@ impl<W> Flight<W> {
 /// It goes to [`fill`](super::Cache::fill) or [`abandon`](super::Cache::abandon), which give back the waiters.
 /// A token that is dropped instead (its lane's task was torn down) ends its flight: later readers start a new
 /// one, and the waiters are dropped with it, so a `W` that owes its client an answer gives it in its own `Drop`.
+/// That is the emergency exit: the slot remains until the key is next read, written or invalidated.
 #[must_use = "a read in flight ends in `fill` or `abandon`"]
 pub struct Token<W> {
     flight: Arc<Flight<W>>,
