@@ -234,7 +234,10 @@ impl Session {
         if inner.may_release() && !fits {
             return Next::Await(Transition::Release);
         }
-        if may_stay && !inner.has_state() && !inner.exclusive.as_ref().is_some_and(|one| one.purpose == Purpose::Waiting) {
+        if may_stay
+            && !inner.has_state()
+            && !inner.exclusive.as_ref().is_some_and(|one| one.purpose == Purpose::Waiting)
+        {
             // Between two transactions: one of their connections is not to be kept for hours.
             return if inner.may_release() { Next::Await(Transition::Release) } else { Next::Hold };
         }
