@@ -55,7 +55,6 @@ pub enum Protocols {
 
 /// What is asked of a key, and by whom: one key has one cached reply for each of these.
 #[derive(Clone, Copy, Debug, Eq, Hash)]
-#[expect(clippy::derived_hash_with_manual_eq, reason = "the same fields are compared, only faster")]
 pub struct VariantKey<'a> {
     /// Who asks: a cached reply is never shown to another user. Numbers over 65,535 are not cached.
     pub identity: IdentityId,
