@@ -102,6 +102,9 @@ impl Control {
             Ok(connection) => connection,
             Err(error) => return self.refused_or_gone(&error),
         };
+        // redis-rs gives up after half a second by itself, but a server that is busy for so long is not gone; how long
+        // it may take is the prober's to say.
+        connection.set_response_timeout(self.dialer.user_timeout);
         match redis::cmd("INFO").arg("all").query_async::<Value>(&mut connection).await {
             Ok(value) => Ok(self.report(&text(&value))),
             Err(error) => self.refused_or_gone(&error),
