@@ -237,6 +237,12 @@ impl Session {
     fn take_input(self: &Rc<Self>) -> Option<Transition> {
         loop {
             let mut inner = self.inner.borrow_mut();
+            // First of all, for what is finished behind such a read may be more than a client may have undelivered,
+            // and its end may wait for it.
+            if self.ending.get() == Ending::Now || !self.ask_pending_again(&mut inner) {
+                inner.is_held = true;
+                return None;
+            }
             if self.ending.get() != Ending::No || !inner.may_take() {
                 inner.is_held = true;
                 return None;
@@ -248,10 +254,6 @@ impl Session {
             }
             if inner.may_release() {
                 return Some(Transition::Release);
-            }
-            if !self.ask_pending_again(&mut inner) {
-                inner.is_held = true;
-                return None;
             }
             if let Some(request) = inner.held.take() {
                 match self.take_large(&mut inner, request) {
