@@ -224,14 +224,23 @@ impl Mget {
     }
 
     /// The lane died: the joined are told, and the request is given back.
-    pub(super) fn abandon(self, session: &Session) -> Box<[u8]> {
-        for part in self.parts {
-            if let Source::Upstream { token: Some(token), .. } = part.source {
-                let waiters = session.worker.shared.coherence.abandon(&self.request[part.key], token);
-                session.all_ask_again(waiters);
+    pub(super) fn abandon(mut self, session: &Session) -> Box<[u8]> {
+        session.all_ask_again(self.give_up(session));
+        self.request
+    }
+
+    /// Nothing will be filled any more; returns those who joined.
+    pub(super) fn give_up(&mut self, session: &Session) -> Vec<Waiter> {
+        let mut joined = Vec::new();
+        for part in &mut self.parts {
+            if let Source::Upstream { token, .. } = &mut part.source
+                && let Some(token) = token.take()
+            {
+                let key = &self.request[part.key.clone()];
+                joined.extend(session.worker.shared.coherence.abandon(key, token));
             }
         }
-        self.request
+        joined
     }
 }
 

@@ -366,15 +366,16 @@ impl Completion for Ticket {
              executed",
             self.session.worker.shared.dialer.address()
         ));
-        if let Work::Fill(fill) = &mut self.work
-            && let Some(token) = fill.token.take()
-        {
-            let waiters =
-                self.session.worker.shared.coherence.abandon(&fill.request[fill.key.clone()], token);
-            let bytes = Bytes::from(text.clone());
-            for waiter in waiters {
-                self.session.worker.answer(waiter, Outcome::Reply(bytes.clone()));
-            }
+        let waiters = match &mut self.work {
+            Work::Fill(fill) => fill.token.take().map_or_else(Vec::new, |token| {
+                self.session.worker.shared.coherence.abandon(&fill.request[fill.key.clone()], token)
+            }),
+            Work::Mget(mget) => mget.give_up(&self.session),
+            _ => Vec::new(),
+        };
+        let bytes = Bytes::from(text.clone());
+        for waiter in waiters {
+            self.session.worker.answer(waiter, Outcome::Reply(bytes.clone()));
         }
         if matches!(self.work, Work::Multi) {
             self.session.multi_answered(false);
