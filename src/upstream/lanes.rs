@@ -4,7 +4,14 @@
 //! remembered for a backoff that grows with each failure, during which everybody gets the same error at once
 //! instead of a queue in front of a dead host.
 
-use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc, task::Waker, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    rc::{Rc, Weak},
+    sync::Arc,
+    task::Waker,
+    time::Duration,
+};
 
 use tokio::{
     sync::{mpsc, oneshot},
@@ -68,6 +75,8 @@ pub struct Lanes<C: Completion> {
     counters: Arc<Counters>,
     batch_end: Rc<dyn Fn()>,
     slots: RefCell<HashMap<ProfileKey, Slots<C>>>,
+    /// Every lane that is open, those too that take no further client: their commands have deadlines like others.
+    open: RefCell<Vec<Weak<Lane<C>>>>,
 }
 
 impl<C: Completion> Lanes<C> {
@@ -80,7 +89,8 @@ impl<C: Completion> Lanes<C> {
         counters: Arc<Counters>,
         batch_end: Rc<dyn Fn()>,
     ) -> Rc<Self> {
-        Rc::new(Self { dialer, health, questions, policy, counters, batch_end, slots: RefCell::default() })
+        let (slots, open) = (RefCell::default(), RefCell::default());
+        Rc::new(Self { dialer, health, questions, policy, counters, batch_end, slots, open })
     }
 
     /// Finds a lane for a client of this profile, or starts dialling one.
@@ -147,8 +157,7 @@ impl<C: Completion> Lanes<C> {
 
     /// Periodic care: timed-out commands are answered, idle lanes closed.
     pub fn sweep(&self, now: Nanos) {
-        let lanes: Vec<_> = self.slots.borrow().values().flat_map(|slots| slots.lanes.clone()).collect();
-        for lane in lanes {
+        for lane in self.open_lanes() {
             lane.sweep(now, self.policy.command_timeout);
             lane.close_if_idle(now, IDLE_TIMEOUT);
         }
@@ -160,9 +169,15 @@ impl<C: Completion> Lanes<C> {
         });
     }
 
-    /// Commands in flight on all shared lanes.
+    /// Commands in flight on all lanes.
     pub fn in_flight(&self) -> usize {
-        self.slots.borrow().values().flat_map(|slots| &slots.lanes).map(|lane| lane.in_flight()).sum()
+        self.open_lanes().iter().map(|lane| lane.in_flight()).sum()
+    }
+
+    fn open_lanes(&self) -> Vec<Rc<Lane<C>>> {
+        let mut open = self.open.borrow_mut();
+        open.retain(|lane| lane.upgrade().is_some_and(|lane| lane.is_open()));
+        open.iter().filter_map(Weak::upgrade).collect()
     }
 
     fn open(self: &Rc<Self>, connection: Connection) -> Rc<Lane<C>> {
@@ -176,7 +191,9 @@ impl<C: Completion> Lanes<C> {
             }
         });
         let hooks = Hooks { batch_end: Rc::clone(&self.batch_end), unsolicited: None, ended };
-        Lane::open(connection, self.dialer.address(), hooks)
+        let lane = Lane::open(connection, self.dialer.address(), hooks);
+        self.open.borrow_mut().push(Rc::downgrade(&lane));
+        lane
     }
 
     /// Invariant 8: where the lane's own user may not ask INFO, the control plane finds out by the lane's HELLO id and
