@@ -17,6 +17,14 @@ use crate::{
     upstream::{identity::Identity, lane::write_some},
 };
 
+/// What an attempt to write has changed.
+pub(super) struct Change {
+    /// The socket has stopped taking bytes, and nobody waits for it yet.
+    is_blocked_anew: bool,
+    /// Something was written, or has left the queue.
+    has_moved: bool,
+}
+
 impl Session {
     /// A command of this client was answered.
     pub(super) fn answered(self: &Rc<Self>, place: &Place, raw: Raw<'_>, fence: Option<Nanos>) {
@@ -67,11 +75,34 @@ impl Session {
 
     /// Writes what can be written, and looks after what the batch has changed.
     pub(super) fn flush(self: &Rc<Self>) {
+        let change = self.write_out();
+        if change.is_blocked_anew || self.inner.borrow().needs_attention() || self.ending.get() != Ending::No {
+            self.wake();
+        }
+    }
+
+    /// The same within the session's own task, which is about to look at everything: only what the writing itself
+    /// has changed calls for another round, or a client that takes nothing would keep the task running.
+    fn flush_own(self: &Rc<Self>) {
+        let change = self.write_out();
+        let inner = self.inner.borrow();
+        if change.is_blocked_anew || !inner.again.is_empty() || (change.has_moved && inner.is_held) {
+            self.wake();
+        }
+    }
+
+    /// Writes what can be written.
+    pub(super) fn write_out(self: &Rc<Self>) -> Change {
         let mut inner = self.inner.borrow_mut();
+        let before = (inner.output.queued(), inner.in_flight);
         self.advance(&mut inner);
+        let mut has_moved = before != (inner.output.queued(), inner.in_flight);
         while !inner.output.ready().is_empty() {
             match write_some(&self.write, inner.output.ready()) {
-                Ok(written) => inner.output.ready().advance(written),
+                Ok(written) => {
+                    has_moved = true;
+                    inner.output.ready().advance(written);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => {
                     self.end(Ending::Now);
@@ -88,9 +119,7 @@ impl Session {
             tracing::warn!(client = self.info.id.0, peer = %self.info.peer, "cut off: server.output_limit");
             self.end(Ending::Now);
         }
-        if inner.needs_attention(was_blocked) || self.ending.get() != Ending::No {
-            self.wake();
-        }
+        Change { is_blocked_anew: inner.is_write_blocked && !was_blocked, has_moved }
     }
 
     /// Moves what is due to the ready bytes.
@@ -120,7 +149,7 @@ impl Session {
         if quiet {
             self.inner.borrow_mut().output.ready().give_back(&mut self.worker.spare.borrow_mut());
         } else {
-            self.flush();
+            self.flush_own();
         }
     }
 

@@ -243,10 +243,9 @@ impl Inner {
     }
 
     /// Whether the session's task has something to do that no event of its socket would tell it.
-    pub(super) fn needs_attention(&self, was_blocked: bool) -> bool {
+    pub(super) fn needs_attention(&self) -> bool {
         self.is_held
             || self.input_ended
-            || self.is_write_blocked != was_blocked
             || !self.again.is_empty()
             || self.may_release()
     }

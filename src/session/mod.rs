@@ -165,11 +165,12 @@ impl Session {
             self.waker.replace(Some(cx.waker().clone()));
         }
         loop {
-            if self.inner.borrow().is_write_blocked {
+            // Until the socket takes all or promises to wake us: being writable once more is told only to who asks.
+            while self.ending.get() != Ending::Now && self.inner.borrow().is_write_blocked {
                 match self.write.as_ref().poll_write_ready(cx) {
-                    Poll::Ready(Ok(())) => self.flush(),
+                    Poll::Ready(Ok(())) => drop(self.write_out()),
                     Poll::Ready(Err(_)) => self.ending.set(Ending::Now),
-                    Poll::Pending => {}
+                    Poll::Pending => break,
                 }
             }
             match self.take_input() {
