@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     Coherence,
-    state::{Answer, Heartbeat},
+    state::{Answer, Heartbeat, Phase},
 };
 use crate::{
     clock,
@@ -62,6 +62,8 @@ enum LinkError {
     Closed,
     #[error("no answer to ECHO within {0:?} (cache.max_staleness and coherence.fence_timeout)")]
     Silent(Duration),
+    #[error("ECHO was answered by errors alone for {0:?} while replies waited for it: {1}")]
+    Refusing(Duration, String),
     #[error("{0}")]
     Unfit(String),
     #[error("the server has no tracking: {0}")]
@@ -74,7 +76,7 @@ impl LinkError {
         match self {
             Self::Io(_) | Self::Closed | Self::Silent(_) => true,
             Self::Dial(error) => matches!(error, DialError::Unreachable { .. }),
-            Self::Unfit(_) | Self::Unsupported(_) => false,
+            Self::Refusing(..) | Self::Unfit(_) | Self::Unsupported(_) => false,
         }
     }
 }
@@ -136,10 +138,11 @@ async fn serve<W>(
         next_echo: Instant::now(),
         paused_until: Instant::now(),
         server: greeting.server,
+        patience: coherence.certifier().max_staleness() + settings.fence_timeout,
     };
     link.start_tracking(&settings.prefixes).await?;
     let interval = coherence.certifier().max_staleness() / 4;
-    let patience = coherence.certifier().max_staleness() + settings.fence_timeout;
+    let patience = link.patience;
     let mut buffer = BytesMut::with_capacity(64 * 1024);
     let mut scanner = ReplyScanner::new();
     loop {
@@ -196,6 +199,8 @@ struct Link<'a, W> {
     next_echo: Instant,
     paused_until: Instant,
     server: crate::ids::ServerId,
+    /// How long nothing may be certified while somebody waits for it.
+    patience: Duration,
 }
 
 impl<W> Link<'_, W> {
@@ -294,6 +299,7 @@ impl<W> Link<'_, W> {
                 if answer == Answer::Error {
                     self.paused_until = now + ERROR_PAUSE;
                     self.next_echo = self.paused_until;
+                    self.bear(raw)?;
                 }
                 if let Some(moment) = self.heartbeat.answered(answer) {
                     self.coherence.link_certified(moment);
@@ -305,6 +311,19 @@ impl<W> Link<'_, W> {
             }
             None => Err(LinkError::Unfit("an answer that nobody asked for".into())),
         }
+    }
+}
+
+impl<W> Link<'_, W> {
+    /// An ECHO was refused. That may pass (-BUSY), but a fence must end: it does not wait for longer than for a server
+    /// that says nothing.
+    fn bear(&self, raw: &[u8]) -> Result<(), LinkError> {
+        let certifier = self.coherence.certifier();
+        let has_lapsed = clock::now() > certifier.certified() + self.patience;
+        if has_lapsed && certifier.phase() == Phase::Live && certifier.is_wanted() {
+            return Err(LinkError::Refusing(self.patience, text(raw)));
+        }
+        Ok(())
     }
 }
 

@@ -168,7 +168,9 @@ impl Session {
             // Until the socket takes all or promises to wake us: being writable once more is told only to who asks.
             while self.ending.get() != Ending::Now && self.inner.borrow().is_write_blocked {
                 match self.write.as_ref().poll_write_ready(cx) {
-                    Poll::Ready(Ok(())) => drop(self.write_out()),
+                    Poll::Ready(Ok(())) => {
+                        self.write_out();
+                    }
                     Poll::Ready(Err(_)) => self.ending.set(Ending::Now),
                     Poll::Pending => break,
                 }
