@@ -76,7 +76,8 @@ impl Session {
     /// Writes what can be written, and looks after what the batch has changed.
     pub(super) fn flush(self: &Rc<Self>) {
         let change = self.write_out();
-        if change.is_blocked_anew || self.inner.borrow().needs_attention() || self.ending.get() != Ending::No {
+        let may_be_over = self.ending.get() != Ending::No || self.worker.draining.get();
+        if change.is_blocked_anew || may_be_over || self.inner.borrow().needs_attention() {
             self.wake();
         }
     }
