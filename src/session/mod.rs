@@ -181,7 +181,7 @@ impl Session {
                 None => {}
             }
             if self.ending.get() != Ending::No || !self.inner.borrow().takes_more() || !self.knows_auth() {
-                return Poll::Pending;
+                return self.poll_gone(cx, read);
             }
             match self.read(cx, read) {
                 Poll::Ready(Ok(0)) => self.inner.borrow_mut().input_ended = true,
@@ -190,6 +190,23 @@ impl Session {
                 Poll::Pending => return Poll::Pending,
             }
         }
+    }
+
+    /// A client is not read from, but may wait for hours for what others do (BLPOP with RESET, QUIT or garbage behind
+    /// it): that it has gone must be noticed all the same, for it has a connection of the upstream to itself.
+    fn poll_gone(&self, cx: &mut Context<'_>, read: &mut OwnedReadHalf) -> Poll<Option<Transition>> {
+        let mut inner = self.inner.borrow_mut();
+        let may_stay = inner.exclusive.as_ref().is_some_and(Exclusive::waits_for_others);
+        while may_stay && !inner.input_ended && inner.input.len() < UNDELIVERED_BYTES_PAUSE {
+            inner.input.reserve(INPUT_BYTES);
+            match poll_read_buf(Pin::new(&mut *read), cx, &mut inner.input) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(None),
+                Poll::Ready(Ok(_)) if self.ending.get() == Ending::AfterOutput => inner.input.clear(),
+                Poll::Ready(Ok(_)) => {}
+            }
+        }
+        Poll::Pending
     }
 
     /// Finds out whether the upstream wants a password before the first byte is looked at: what a client may send
