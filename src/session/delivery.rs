@@ -98,8 +98,9 @@ impl Session {
         let before = (inner.output.queued(), inner.in_flight);
         self.advance(&mut inner);
         let mut has_moved = before != (inner.output.queued(), inner.in_flight);
-        while !inner.output.ready().is_empty() {
-            match write_some(&self.write, inner.output.ready()) {
+        let write = self.write.borrow();
+        while let Some(write) = write.as_ref().filter(|_| !inner.output.ready().is_empty()) {
+            match write_some(write, inner.output.ready()) {
                 Ok(written) => {
                     has_moved = true;
                     inner.output.ready().advance(written);

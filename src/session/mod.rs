@@ -73,7 +73,8 @@ const INPUT_RESERVE_MAX: usize = 4 * 1024 * 1024;
 pub struct Session {
     worker: Rc<Worker>,
     info: Arc<ClientInfo>,
-    write: OwnedWriteHalf,
+    /// Missing once the session has ended: what is still in flight keeps the session, but not the socket.
+    write: RefCell<Option<OwnedWriteHalf>>,
     inner: RefCell<Inner>,
     /// In the worker's list of sessions with output to look at.
     dirty: Cell<bool>,
@@ -133,7 +134,7 @@ impl Session {
         Rc::new(Self {
             worker,
             info,
-            write,
+            write: RefCell::new(Some(write)),
             inner,
             dirty: Cell::new(false),
             parked: Cell::new(false),
@@ -155,6 +156,7 @@ impl Session {
             exclusive.discard();
         }
         drop(inner);
+        self.write.replace(None);
         self.waker.replace(None);
         self.worker.forget(self.info.id);
     }
@@ -167,7 +169,9 @@ impl Session {
         loop {
             // Until the socket takes all or promises to wake us: being writable once more is told only to who asks.
             while self.ending.get() != Ending::Now && self.inner.borrow().is_write_blocked {
-                match self.write.as_ref().poll_write_ready(cx) {
+                let write = self.write.borrow();
+                let Some(write) = write.as_ref() else { break };
+                match write.as_ref().poll_write_ready(cx) {
                     Poll::Ready(Ok(())) => {
                         self.write_out();
                     }
