@@ -66,8 +66,10 @@ impl Session {
         };
         inner.expect(&place);
         self.worker.counters.upstream_commands.add(1);
-        if let Err(ticket) = lane.send(Ticket::new(Rc::clone(self), place, work), due, write) {
+        if let Err(mut ticket) = lane.send(Ticket::new(Rc::clone(self), place, work), due, write) {
             inner.settle(&ticket.place);
+            // Another worker's client may have joined since leave to fill was given.
+            self.all_ask_again(ticket.give_up());
             let address = self.worker.shared.dialer.address();
             let text = ticket::error(&format!("nearhit: upstream {address} is not answering"));
             inner.output.complete(ticket.place.seq, Raw::Borrowed(&text), None);

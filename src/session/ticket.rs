@@ -170,6 +170,17 @@ impl Ticket {
         }
     }
 
+    /// Gives back the leave to fill; returns those who joined, who are to be told.
+    pub(super) fn give_up(&mut self) -> Vec<Waiter> {
+        match &mut self.work {
+            Work::Fill(fill) => fill.token.take().map_or_else(Vec::new, |token| {
+                self.session.worker.shared.coherence.abandon(&fill.request[fill.key.clone()], token)
+            }),
+            Work::Mget(mget) => mget.give_up(&self.session),
+            _ => Vec::new(),
+        }
+    }
+
     /// Answers such as -READONLY tell of a changed role long before the next health check would.
     fn note_trouble(&self, raw: &[u8]) {
         if let Some(code @ (b"READONLY" | b"LOADING" | b"MASTERDOWN")) = reply::error_code(raw) {
@@ -366,13 +377,7 @@ impl Completion for Ticket {
              executed",
             self.session.worker.shared.dialer.address()
         ));
-        let waiters = match &mut self.work {
-            Work::Fill(fill) => fill.token.take().map_or_else(Vec::new, |token| {
-                self.session.worker.shared.coherence.abandon(&fill.request[fill.key.clone()], token)
-            }),
-            Work::Mget(mget) => mget.give_up(&self.session),
-            _ => Vec::new(),
-        };
+        let waiters = self.give_up();
         let bytes = Bytes::from(text.clone());
         for waiter in waiters {
             self.session.worker.answer(waiter, Outcome::Reply(bytes.clone()));
