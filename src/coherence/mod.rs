@@ -460,7 +460,9 @@ impl<W> Drop for WriteGuard<W> {
         for key in self.keys.drain(..) {
             self.coherence.cache.end_write(&key);
         }
-        if self.kind == WriteKind::Flush {
+        // It may have begun before it was known that there is no tracking, which a fence would need.
+        let is_unheard = self.kind == WriteKind::Undeclared && self.coherence.certifier.phase() == Phase::Off;
+        if self.kind == WriteKind::Flush || is_unheard {
             self.coherence
                 .move_generation("a command that changes contents or rights wholesale was answered");
         }
