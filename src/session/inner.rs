@@ -244,10 +244,7 @@ impl Inner {
 
     /// Whether the session's task has something to do that no event of its socket would tell it.
     pub(super) fn needs_attention(&self) -> bool {
-        self.is_held
-            || self.input_ended
-            || !self.again.is_empty()
-            || self.may_release()
+        self.is_held || self.input_ended || !self.again.is_empty() || self.may_release()
     }
 
     /// Whether the server would take this client's commands.
