@@ -260,7 +260,7 @@ impl Ticket {
                 _ => None,
             });
             if let Some(pttl) = unanswered {
-                *pttl = Some(ticket::pttl(&self.session, &raw));
+                *pttl = Some(ticket::pttl(&raw));
             }
             self.work = Work::Mget(mget);
             return Progress::More;

@@ -131,7 +131,10 @@ pub(super) struct Nature {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Pttl {
     Milliseconds(i64),
-    Refused,
+    /// By the user's rights, to the command or to this key.
+    Forbidden,
+    /// It failed in another way.
+    Failed,
 }
 
 impl Place {
@@ -214,16 +217,12 @@ impl Ticket {
     }
 }
 
-/// PTTL's answer as it counts for a fill, and whether the user may not ask.
-pub(super) fn pttl(session: &Session, raw: &[u8]) -> Pttl {
-    if let Some(ms) = reply::integer(raw) {
-        Pttl::Milliseconds(ms)
-    } else {
-        if reply::error_code(raw) == Some(b"NOPERM") {
-            let generation = session.worker.shared.coherence.generation();
-            session.identity().refuse_pttl(generation);
-        }
-        Pttl::Refused
+/// PTTL's answer as it counts for a fill.
+pub(super) fn pttl(raw: &[u8]) -> Pttl {
+    match reply::integer(raw) {
+        Some(ms) => Pttl::Milliseconds(ms),
+        None if reply::error_code(raw) == Some(b"NOPERM") => Pttl::Forbidden,
+        None => Pttl::Failed,
     }
 }
 
@@ -264,7 +263,7 @@ impl Completion for Ticket {
             }
             Work::Fill(mut fill) => {
                 if fill.pttl.is_none() {
-                    fill.pttl = Some(pttl(&self.session, &raw));
+                    fill.pttl = Some(pttl(&raw));
                     self.work = Work::Fill(fill);
                     return Progress::More;
                 }
@@ -417,6 +416,11 @@ impl Session {
     ) {
         let coherence = &self.worker.shared.coherence;
         let is_error = reply::is_error(&raw);
+        if matches!(pttl, Some(Pttl::Forbidden)) && !is_error {
+            // The key may be read, so it is the command that may not be used. Of a key that may not be read, PTTL is
+            // forbidden too, which says nothing about other keys.
+            self.identity().refuse_pttl(coherence.generation());
+        }
         let Some(Pttl::Milliseconds(pttl)) = pttl.filter(|_| !is_error) else {
             let waiters = coherence.abandon(key, token);
             coherence.observe(key, arrived);
