@@ -1,0 +1,260 @@
+//! Connections and servers that die: nothing from before is shown afterwards, errors come at once, and it all
+//! mends by itself.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::common::resp::{integer, shown};
+use crate::common::{Client, Redis, eventually, proxy};
+use crate::{Ask, House, LONG_LEASE, bulk, is_own_error, kill_named};
+
+/// The contract says two seconds from when the server is back. A machine that is busy with other tests may take
+/// as long again.
+const RECOVERY_MAX: Duration = Duration::from_secs(4);
+
+#[test]
+fn nothing_from_before_the_link_was_lost_is_shown() {
+    let house = House::start();
+    house.proxy.wait_live();
+    let (mut reader, mut outside) = (house.client(), house.outside());
+    for round in 0..5 {
+        outside.must(&format!("SET seen before{round}"));
+        outside.must(&format!("SET unseen before{round}"));
+        house.proxy.settle();
+        for read in ["GET seen", "GET unseen"] {
+            house.heat(&mut reader, read);
+        }
+        house.relay.refuse(true);
+        assert_eq!(kill_named(&mut outside, "nearhit-link"), 1);
+        house.proxy.wait_link("down");
+        // Nobody hears of these any more, and lanes still stand.
+        outside.must(&format!("SET unseen {round}"));
+        for number in 0..20 {
+            outside.must(&format!("SET seen {number}"));
+            reader.expect(&bulk(&number.to_string()), &["GET", "seen"]);
+        }
+        house.relay.refuse(false);
+        house.proxy.wait_live();
+        reader.expect(&bulk(&round.to_string()), &["GET", "unseen"]);
+        assert_eq!(shown(&house.heat(&mut reader, "GET unseen")), shown(&bulk(&round.to_string())));
+    }
+    assert_eq!(house.proxy.stat("link_losses"), 5);
+}
+
+/// As above, without waiting for the proxy to notice: it is not later than the bound.
+#[test]
+fn a_write_right_after_the_link_was_lost_is_seen() {
+    let house = House::start();
+    house.proxy.wait_live();
+    let (mut reader, mut outside) = (house.client(), house.outside());
+    for round in 0..20 {
+        house.heat(&mut reader, "GET k");
+        assert_eq!(kill_named(&mut outside, "nearhit-link"), 1);
+        outside.must(&format!("SET k {round}"));
+        eventually("the write is seen", || reader.ask("GET k") == bulk(&round.to_string()));
+        house.proxy.wait_live();
+        reader.expect(&bulk(&round.to_string()), &["GET", "k"]);
+    }
+}
+
+#[test]
+fn reads_survive_their_lane_and_writes_tell_the_truth() {
+    let house = House::start();
+    house.proxy.wait_live();
+    let (mut client, mut outside) = (house.client(), house.outside());
+    let (mut acknowledged, mut unknown) = (0, 0);
+    for round in 0..60 {
+        // One lane is idle when it is killed, another has just been given something to do.
+        outside.must(&format!("SET k {round}"));
+        kill_named(&mut outside, "nearhit-lane");
+        let number = round.to_string();
+        eventually("the write is seen", || {
+            let reply = client.ask("GET k");
+            assert!(!is_own_error(&reply), "a read is sent again: {}", shown(&reply));
+            reply == bulk(&number)
+        });
+        kill_named(&mut outside, "nearhit-lane");
+        let reply = client.ask("INCR counter");
+        if is_own_error(&reply) {
+            unknown += 1;
+        } else {
+            acknowledged += 1;
+            let counted = integer(&reply);
+            assert!((acknowledged..=acknowledged + unknown).contains(&counted), "{counted}");
+        }
+    }
+    let counted = integer(&outside.must("INCRBY counter 0"));
+    assert!(
+        (acknowledged..=acknowledged + unknown).contains(&counted),
+        "{acknowledged} acknowledged, {unknown} unknown, and it is {counted}: something was lost, or sent twice"
+    );
+    assert!(house.proxy.stat("lanes_lost") > 30, "lanes were killed");
+}
+
+#[test]
+fn an_upstream_that_is_gone_is_told_at_once_and_comes_back_empty() {
+    let mut redis = Redis::start();
+    // Whoever waited for a timeout would be seen: the test's own clients wait for ten seconds.
+    let proxy = proxy()
+        .upstream(&redis)
+        .set("cache.max_staleness", LONG_LEASE)
+        .set("upstream.command_timeout", "30s")
+        .set("upstream.connect_timeout", "30s")
+        .set("upstream.dial_timeout", "30s")
+        .start();
+    proxy.wait_live();
+    let mut reader = proxy.client();
+    for round in 0..3 {
+        let mut transaction = proxy.client();
+        transaction.must("SET k before");
+        crate::heat(&proxy, &mut reader, "GET k");
+        transaction.must("MULTI");
+        transaction.must("SET k never");
+
+        redis.kill9();
+        proxy.wait_link("down");
+        // The one in the middle of something is told by its connection's end.
+        assert!(transaction.try_send_raw(b"EXEC\r\n").is_err() || ends(&mut transaction));
+        for line in
+            ["GET k", "MGET k", "SET k lost", "MULTI", "BLPOP list 0", "EVAL return(1) 0", "SUBSCRIBE c"]
+        {
+            for mut client in [proxy.client(), proxy.client()] {
+                let reply = client.ask(line);
+                assert!(is_own_error(&reply), "{line}: {}", shown(&reply));
+            }
+            let reply = reader.ask(line);
+            assert!(is_own_error(&reply), "{line}: {}", shown(&reply));
+        }
+
+        redis.restart_empty();
+        let back = Instant::now();
+        loop {
+            let reply = reader.ask("GET k");
+            if !is_own_error(&reply) {
+                assert_eq!(shown(&reply), r"$-1\r\n", "the new server is empty");
+                break;
+            }
+            assert!(back.elapsed() < RECOVERY_MAX, "not served {:?} after it is back", back.elapsed());
+            thread::sleep(Duration::from_millis(5));
+        }
+        proxy.wait_live();
+        assert!(
+            back.elapsed() < RECOVERY_MAX + Duration::from_secs(2),
+            "not live {:?} later",
+            back.elapsed()
+        );
+        let mut writer = proxy.client();
+        writer.expect(b"$-1\r\n", &["GET", "k"]);
+        writer.expect(b"+OK\r\n", &["SET", "k", &round.to_string()]);
+        assert_eq!(shown(&crate::heat(&proxy, &mut reader, "GET k")), shown(&bulk(&round.to_string())));
+    }
+}
+
+/// Whether the proxy closes the connection, perhaps with a last error.
+fn ends(client: &mut Client) -> bool {
+    loop {
+        match client.try_recv() {
+            Ok(reply) if is_own_error(&reply) => {}
+            Ok(reply) => panic!("a reply from nowhere: {}", shown(&reply)),
+            Err(error) => return error.kind() != std::io::ErrorKind::WouldBlock,
+        }
+    }
+}
+
+/// A command that takes too long is given up, but what it did is not: its reply comes late, and finds its place.
+#[test]
+fn a_late_reply_is_nobody_elses() {
+    let house = House::start_with(&[], |proxy| {
+        proxy.set("cache.max_staleness", LONG_LEASE).set("upstream.command_timeout", "300ms")
+    });
+    house.proxy.wait_live();
+    let mut outside = house.outside();
+    let (mut writer, mut reader, mut transaction) = (house.client(), house.client(), house.client());
+    let mut bystanders: Vec<Client> = (0..6).map(|_| house.client()).collect();
+    for round in 0..2 {
+        writer.must("SET k old");
+        writer.must("GET k");
+        transaction.must("MULTI");
+        transaction.must("SET t new");
+        outside.send(&["DEBUG", "SLEEP", "1"]);
+        // The server is asleep by the time it would see these.
+        thread::sleep(Duration::from_millis(50));
+        writer.send(&["SET", "k", &round.to_string()]);
+        reader.send(&["GET", "k"]);
+        transaction.send(&["EXEC"]);
+        for (number, bystander) in bystanders.iter_mut().enumerate() {
+            bystander.send(&["SETRANGE", "long", &number.to_string(), "x"]);
+        }
+        for client in [&mut writer, &mut reader, &mut transaction].into_iter().chain(&mut bystanders) {
+            let reply = client.recv();
+            assert!(
+                is_own_error(&reply) && shown(&reply).contains("upstream.command_timeout"),
+                "{}",
+                shown(&reply)
+            );
+        }
+        // Asked before the late replies come, some of them, and answered by their own.
+        for (number, bystander) in bystanders.iter_mut().enumerate() {
+            let line = format!("SET own{number} {number}");
+            eventually("it wakes up", || bystander.ask(&line) == b"+OK\r\n");
+            bystander.expect(&bulk(&number.to_string()), &["GET", &format!("own{number}")]);
+        }
+        assert_eq!(shown(&outside.recv()), r"+OK\r\n");
+        for client in [&mut writer, &mut reader, &mut transaction] {
+            eventually("the late write has been made", || client.ask("GET k") == bulk(&round.to_string()));
+        }
+        for read in ["GET k", "GET t", "STRLEN long"] {
+            house.heat(&mut reader, read);
+        }
+        assert_eq!(house.proxy.stat("pool_in_use"), 0);
+    }
+    assert!(house.proxy.stat("timeouts") >= 18);
+}
+
+/// The operator knows that the server cannot track: own writes and time to live keep the cache fresh.
+#[test]
+fn without_tracking_by_configuration() {
+    let house = House::start_with(&[], |proxy| proxy.set("tracking.mode", "off").set("cache.ttl", "500ms"));
+    without_tracking(&house);
+}
+
+/// The server does not know the command, which is found out, said, and lived with.
+#[test]
+fn without_tracking_on_a_server_that_has_none() {
+    let house =
+        House::start_with(&["--rename-command", "CLIENT", ""], |proxy| proxy.set("cache.ttl", "500ms"));
+    without_tracking(&house);
+    let log = house.proxy.log();
+    let warning =
+        log.lines().find(|line| line.contains(r#""level":"WARN""#) && line.contains("tracking.mode"));
+    assert!(warning.is_some_and(|line| line.contains("CLIENT TRACKING")), "{log}");
+}
+
+#[track_caller]
+fn without_tracking(house: &House) {
+    house.proxy.wait_link("off");
+    let (mut reader, mut writer, mut outside) = (house.client(), house.client(), house.outside());
+    writer.must("SCRIPT LOAD return(1)");
+    for (before, write) in [
+        ("SET k old", "SET k new"),
+        ("SET k old", "APPEND k er"),
+        ("SET k old", "EVAL redis.call('SET','k','new') 0"),
+        ("SET k old", "EVAL redis.call('SET',KEYS[1],'new') 1 k"),
+        ("SET k old", "DEL k"),
+        ("SET k old", "FLUSHALL"),
+        ("SET k old", "MULTI; SET k new; EXEC"),
+        ("SET k old", "MULTI; EVAL redis.call('SET','k','new') 0; EXEC"),
+    ] {
+        for round in 0..20 {
+            writer.must(before);
+            let old = house.heat(&mut reader, "GET k");
+            write.split("; ").for_each(|line| drop(writer.must(line)));
+            let new = reader.ask("GET k");
+            assert_ne!(shown(&new), shown(&old), "after {write}, round {round}");
+            assert_eq!(shown(&new), shown(&outside.must("GET k")), "after {write}, round {round}");
+        }
+    }
+    house.heat(&mut reader, "GET k");
+    outside.must("SET k elsewhere");
+    eventually("the entry's time is up", || reader.ask("GET k") == bulk("elsewhere"));
+}
