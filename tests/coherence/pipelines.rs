@@ -29,6 +29,8 @@ enum Verb {
     Del,
     Getdel,
     Script,
+    /// The same, of a key that it does not declare.
+    HiddenScript,
 }
 
 #[derive(Clone, Debug)]
@@ -64,6 +66,7 @@ impl Verb {
             Self::Del => format!("DEL {key}"),
             Self::Getdel => format!("GETDEL {key}"),
             Self::Script => format!("EVAL return(redis.call('INCRBY',KEYS[1],7)) 1 {key}"),
+            Self::HiddenScript => format!("EVAL return(redis.call('INCRBY','{key}',7)) 0"),
         };
         line.split(' ').map(str::to_owned).collect()
     }
@@ -83,7 +86,7 @@ impl Verb {
             Self::Append(digit) => (number(text.len() + 1), Some(format!("{text}{digit}"))),
             Self::Del => (number(usize::from(value.is_some())), None),
             Self::Getdel => (own(), None),
-            Self::Script => (format!(":{}\r\n", plus(7)).into_bytes(), Some(plus(7))),
+            Self::Script | Self::HiddenScript => (format!(":{}\r\n", plus(7)).into_bytes(), Some(plus(7))),
         }
     }
 }
@@ -117,7 +120,8 @@ impl Model {
                 3 => Verb::Getdel,
                 4 | 5 => Verb::Incr,
                 6 => Verb::Append(random.u8(1..9)),
-                7 => Verb::Script,
+                7 if random.bool() => Verb::Script,
+                7 => Verb::HiddenScript,
                 number if number % 8 == 0 => Verb::Exists,
                 number if number % 8 < 3 => Verb::Strlen,
                 number if number % 8 < 5 => {
