@@ -2,8 +2,8 @@
 //!
 //! Sessions ask it for hits, for leave to fill, and for a guard around each write; the link tells it what the server
 //! has invalidated; the health check tells it what the server does not signal. The eleven invariants of
-//! `docs/ARCHITECTURE.md` are kept here and in `cache`, each named where it is kept. It refuses to know anything of
-//! clients: who waits for a reply is an opaque `W`.
+//! `docs/ARCHITECTURE.md` are kept here, in `cache` and, where they are about a client, in `session`, each named where
+//! it is kept. It refuses to know anything of clients: who waits for a reply is an opaque `W`.
 
 mod certify;
 pub mod link;

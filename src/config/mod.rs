@@ -154,7 +154,7 @@ pub enum CacheMode {
 pub struct Coherence {
     /// See [`Scripts`].
     pub scripts: Scripts,
-    /// Whether pub/sub messages wait until every invalidation before them has been applied.
+    /// Whether pub/sub messages and blocking pops wait until every invalidation before them has been applied.
     pub order_messages: bool,
     /// How long a fence waits before it declares the link dead.
     pub fence_timeout: Duration,
@@ -212,9 +212,9 @@ pub enum LogLevel {
     Warn,
     /// Starts, stops and changes of state.
     Info,
-    /// Every connection.
+    /// Why the link, the generation and the verdict on the upstream have changed.
     Debug,
-    /// Every command. Slow.
+    /// What the libraries say, too.
     Trace,
 }
 

@@ -122,7 +122,7 @@ pub struct UpstreamUrl {
     pub user: Option<String>,
     /// From the URL, or from `upstream.password_file` once a configuration is loaded.
     pub password: Option<Secret>,
-    /// The database that the control plane selects.
+    /// The database that a client begins in.
     pub database: Database,
 }
 
