@@ -292,6 +292,10 @@ impl Session {
             Class::ScriptDebug => self.forward(inner, batch, request, Work::Spend),
             Class::Wait => self.forward(inner, batch, request, Work::Wait),
             _ if command.blocks(&args) => {
+                // A client that watches keys may block, too, on the connection that it has.
+                if let Some(exclusive) = inner.exclusive.as_mut() {
+                    exclusive.purpose = Purpose::Waiting;
+                }
                 let (writes, reads) = keys(command, args);
                 self.forward(inner, batch, request, Work::Blocking { writes, reads })
             }
