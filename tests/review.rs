@@ -1,0 +1,316 @@
+//! What a review of every wait, hold and hand-over found: nobody waits for ever, nobody inherits another's state.
+//!
+//! Most of these need two clients and an upstream that stops in the middle, which no ordinary use brings about
+//! often enough to be noticed.
+
+mod common;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::thread::sleep;
+use std::time::Duration;
+
+use common::resp::encode;
+use common::{Redis, Relay, eventually, proxy};
+
+/// Long enough for what was sent to be read and dispatched.
+const MOMENT: Duration = Duration::from_millis(150);
+
+fn millis(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+#[test]
+fn what_was_left_of_a_lost_transaction_is_not_executed() {
+    let redis = Redis::start();
+    let relay = Relay::to(redis.addr());
+    let proxy = proxy().upstream_addr(relay.addr()).set("server.max_pipeline", "3").start();
+    proxy.wait_live();
+    let mut client = proxy.client();
+    client.expect(b"+OK\r\n", &["MULTI"]);
+    relay.others().hold_up(true);
+    let queue: Vec<u8> = (0..8).flat_map(|n| encode(&["SET", &format!("left{n}"), "x"])).collect();
+    client.send_raw(&queue);
+    sleep(MOMENT);
+    relay.others().cut();
+    relay.others().hold_up(false);
+    client.recv_to_end();
+    redis.client().expect(b"*0\r\n", &["KEYS", "left*"]);
+}
+
+#[test]
+fn a_write_behind_a_refused_multi_drops_its_key_like_any_other() {
+    let redis = Redis::start();
+    let relay = Relay::to(redis.addr());
+    let proxy = proxy().upstream_addr(relay.addr()).set("cache.max_staleness", "10s").start();
+    proxy.wait_live();
+    let (mut writer, mut reader) = (proxy.client(), proxy.client());
+    reader.expect(b"+OK\r\n", &["SET", "key", "old"]);
+    proxy.settle();
+    reader.expect(b"$3\r\nold\r\n", &["GET", "key"]);
+    relay.link().hold_down(true);
+    assert!(writer.cmd(&["MULTI", "surplus"]).starts_with(b"-ERR"));
+    writer.expect(b"+OK\r\n", &["SET", "key", "new"]);
+    reader.expect(b"$3\r\nnew\r\n", &["GET", "key"]);
+}
+
+#[test]
+fn nobody_is_given_a_connection_that_is_still_in_a_strangers_transaction() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).set("upstream.max_connections", "1").start();
+    let mut first = proxy.client();
+    first.expect(b"+OK\r\n", &["MULTI"]);
+    assert!(first.cmd(&["DISCARD", "surplus"]).starts_with(b"-ERR"));
+    drop(first);
+    let mut second = proxy.client();
+    second.expect(b"+OK\r\n", &["WATCH", "key"]);
+    assert!(second.cmd(&["UNWATCH", "surplus"]).starts_with(b"-ERR"));
+    drop(second);
+    let mut third = proxy.client();
+    third.expect(b"+OK\r\n", &["MULTI"]);
+    redis.client().cmd(&["SET", "key", "changed"]);
+    third.expect(b"+QUEUED\r\n", &["GET", "key"]);
+    third.expect(b"*1\r\n$7\r\nchanged\r\n", &["EXEC"]);
+}
+
+/// A GET that joins an MGET of a hash has to ask for itself, behind whatever `tail` makes of the rest.
+fn joins_in_vain(tail: &[u8]) -> Vec<u8> {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).set("cache.max_staleness", "1m").start();
+    proxy.wait_live();
+    redis.client().cmd(&["HSET", "hash", "field", "value"]);
+    redis.client().cmd(&["SET", "big", &"x".repeat(200_000)]);
+    let (mut owner, mut joiner) = (proxy.client(), proxy.client());
+    proxy.settle();
+    joiner.cmd(&["GET", "big"]);
+    owner.cmd(&["GET", "other"]);
+    redis.stop();
+    owner.send(&["MGET", "hash", "another"]);
+    sleep(MOMENT);
+    joiner.send_raw(&[&encode(&["GET", "hash"]), tail].concat());
+    sleep(MOMENT);
+    redis.cont();
+    assert_eq!(proxy.stat("joins"), 1, "the test is of a joined read");
+    joiner.recv()
+}
+
+#[test]
+fn a_read_is_asked_again_whatever_is_finished_behind_it() {
+    let hits = encode(&["GET", "big"]).repeat(2);
+    assert!(joins_in_vain(&hits).starts_with(b"-WRONGTYPE"));
+}
+
+#[test]
+fn a_read_is_asked_again_though_its_client_quits() {
+    assert!(joins_in_vain(&encode(&["QUIT"])).starts_with(b"-WRONGTYPE"));
+}
+
+#[test]
+fn who_joins_a_read_after_its_deadline_asks_again() {
+    let redis = Redis::start();
+    let relay = Relay::to(redis.addr());
+    let proxy = proxy().upstream_addr(relay.addr()).set("cache.max_staleness", "10s").start();
+    proxy.wait_live();
+    let (mut owner, mut joiner) = (proxy.client(), proxy.client());
+    owner.cmd(&["GET", "other"]);
+    joiner.cmd(&["GET", "other"]);
+    relay.link().hold_down(true);
+    redis.client().cmd(&["SET", "key", "value", "PX", "80"]);
+    relay.others().hold_down(true);
+    owner.send(&["GET", "key"]);
+    sleep(MOMENT);
+    joiner.send(&["GET", "key"]);
+    sleep(MOMENT);
+    relay.others().hold_down(false);
+    assert_eq!(owner.recv(), b"$5\r\nvalue\r\n");
+    assert_eq!(joiner.recv(), b"$-1\r\n");
+    assert_eq!(proxy.stat("joins"), 1, "the test is of a joined read");
+}
+
+#[test]
+fn who_joins_an_mget_is_answered_when_its_time_is_up() {
+    let redis = Redis::start();
+    let proxy = proxy()
+        .upstream(&redis)
+        .set("cache.max_staleness", "1m")
+        .set("upstream.command_timeout", "500ms")
+        .start();
+    proxy.wait_live();
+    let (mut owner, mut joiner) = (proxy.client(), proxy.client());
+    owner.cmd(&["GET", "other"]);
+    joiner.cmd(&["GET", "other"]);
+    redis.stop();
+    owner.send(&["MGET", "one", "two"]);
+    sleep(MOMENT);
+    joiner.send(&["GET", "one"]);
+    assert!(owner.recv().starts_with(b"-ERR nearhit: upstream"));
+    assert!(joiner.recv().starts_with(b"-ERR nearhit: upstream"));
+    redis.cont();
+}
+
+#[test]
+fn commands_time_out_on_a_lane_of_ones_own() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).set("upstream.command_timeout", "300ms").start();
+    let mut client = proxy.client();
+    client.expect(b":0\r\n", &["WAIT", "0", "0"]);
+    redis.stop();
+    client.send(&["SET", "key", "value"]);
+    assert!(client.recv().starts_with(b"-ERR nearhit: upstream"));
+    redis.cont();
+}
+
+#[test]
+fn a_fence_ends_though_the_link_may_no_longer_ask() {
+    let redis = Redis::start();
+    redis.client().cmd(&["ACL", "SETUSER", "control", "on", ">secret", "~*", "&*", "+@all"]);
+    let proxy = proxy()
+        .set("upstream.url", &format!("redis://control:secret@{}", redis.addr()))
+        .set("coherence.fence_timeout", "500ms")
+        .start();
+    proxy.wait_live();
+    redis.client().expect(b"+OK\r\n", &["ACL", "SETUSER", "control", "-echo"]);
+    proxy.client().expect(b":1\r\n", &["EVAL", "return 1", "0"]);
+}
+
+#[test]
+fn a_blocked_client_that_goes_frees_its_connection_whatever_it_sent_behind() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).start();
+    let clients = || proxy.stat("connected_clients");
+    let before = clients();
+    for tail in [encode(&["QUIT"]), encode(&["RESET"]), b"*x\r\n".to_vec()] {
+        for head in [Vec::new(), encode(&["WATCH", "key"])] {
+            let mut client = proxy.client();
+            client.send_raw(&[head, encode(&["BLPOP", "list", "0"]), tail.clone()].concat());
+            sleep(MOMENT);
+            client.reset();
+        }
+    }
+    eventually("the clients are gone", || clients() == before);
+    eventually("their connections are free", || {
+        proxy.stat("blocking_in_use") == 0 && proxy.stat("pool_in_use") == 0
+    });
+}
+
+#[test]
+fn a_killed_client_sees_its_end_while_the_upstream_hangs() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).start();
+    let (mut victim, mut killer) = (proxy.client(), proxy.client());
+    let id = victim.text(&["CLIENT", "ID"]);
+    victim.cmd(&["GET", "key"]);
+    killer.cmd(&["GET", "key"]);
+    redis.stop();
+    victim.send(&["SET", "key", "value"]);
+    sleep(MOMENT);
+    killer.expect(b":1\r\n", &["CLIENT", "KILL", "ID", &id]);
+    victim.set_timeout(Duration::from_secs(2));
+    let end = victim.try_recv().expect_err("no reply, but the end");
+    assert!(!matches!(end.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{end}");
+    redis.cont();
+}
+
+#[test]
+fn reset_opens_nothing_to_who_has_not_authenticated() {
+    let redis = Redis::start_with(&["--requirepass", "secret"]);
+    let proxy = proxy().set("upstream.url", &format!("redis://:secret@{}", redis.addr())).start();
+    let replies = proxy.client().pipeline(&[&["RESET"][..], &["CLIENT", "LIST"]]);
+    assert_eq!(replies[0], b"+RESET\r\n");
+    assert!(replies[1].starts_with(b"-NOAUTH"));
+}
+
+#[test]
+fn a_denied_command_uses_up_a_skip() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).set("server.deny_commands", r#"["flushall"]"#).start();
+    let mut client = proxy.client();
+    client
+        .send_raw(&[encode(&["CLIENT", "REPLY", "SKIP"]), encode(&["FLUSHALL"]), encode(&["PING"])].concat());
+    assert_eq!(client.recv(), b"+PONG\r\n");
+}
+
+#[test]
+fn a_drain_ends_with_the_last_reply() {
+    let redis = Redis::start();
+    let mut proxy = proxy().upstream(&redis).set("server.drain_timeout", "1m").start();
+    let mut client = proxy.client();
+    client.expect(b"+OK\r\n", &["SET", "key", "value"]);
+    redis.stop();
+    client.send(&["SET", "key", "other"]);
+    sleep(MOMENT);
+    proxy.process().signal(rustix::process::Signal::TERM);
+    sleep(MOMENT);
+    redis.cont();
+    assert_eq!(client.recv(), b"+OK\r\n");
+    client.set_timeout(Duration::from_secs(5));
+    client.recv_to_end();
+    proxy.terminate();
+}
+
+#[test]
+fn clients_that_block_behind_a_transaction_leave_its_connections_to_others() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).set("upstream.max_connections", "2").start();
+    let blocked: Vec<_> = (0..4)
+        .map(|_| {
+            let mut client = proxy.client();
+            let sent = [encode(&["MULTI"]), encode(&["EXEC"]), encode(&["BLPOP", "list", "0"])];
+            client.send_raw(&sent.concat());
+            client
+        })
+        .collect();
+    eventually("all are blocked", || proxy.stat("blocking_in_use") == blocked.len() as u64);
+    proxy.client().expect(b"+OK\r\n", &["MULTI"]);
+}
+
+#[test]
+fn what_waits_for_a_connection_of_ones_own_is_bounded() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).start();
+    let mut client = proxy.client();
+    client.expect(b"+OK\r\n", &["WATCH", "key"]);
+    let before = proxy.process().rss_mib();
+    redis.stop();
+    client.set_timeout(millis(700));
+    let set = encode(&["SET", "key", &"x".repeat(1_000_000)]);
+    let taken = (0..300).take_while(|_| client.try_send_raw(&set).is_ok()).count();
+    assert!(taken < 200, "the client is not read from for ever");
+    assert!(proxy.process().rss_mib() < before + 64);
+    redis.cont();
+}
+
+#[test]
+fn a_server_that_turns_out_to_have_no_tracking_is_cached() {
+    let redis = Redis::start_with(&["--rename-command", "CLIENT", ""]);
+    let proxy = proxy().upstream(&redis).start();
+    proxy.wait_link("off");
+    let mut client = proxy.client();
+    client.expect(b"+OK\r\n", &["SET", "key", "value"]);
+    eventually("there are hits", || {
+        client.expect(b"$5\r\nvalue\r\n", &["GET", "key"]);
+        proxy.stat("hits") > 0
+    });
+}
+
+/// Small segments and a small window, so that the socket takes the reply in many small parts.
+#[test]
+fn a_client_that_reads_slowly_gets_everything() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).start();
+    let size = 500_000;
+    redis.client().cmd(&["SET", "key", &"x".repeat(size)]);
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("a small window");
+    socket.set_tcp_mss(536).expect("small segments");
+    socket.connect(&proxy.addr().into()).expect("the proxy listens");
+    let mut stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(Duration::from_secs(3))).expect("a timeout");
+    stream.write_all(&encode(&["GET", "key"])).expect("it is sent");
+    sleep(MOMENT);
+    let (mut got, mut chunk) = (0, [0; 8192]);
+    while got < size {
+        got += stream.read(&mut chunk).unwrap_or_else(|error| panic!("{error} after {got} bytes"));
+        sleep(Duration::from_micros(300));
+    }
+}
