@@ -32,7 +32,12 @@ fn what_was_left_of_a_lost_transaction_is_not_executed() {
     let queue: Vec<u8> = (0..8).flat_map(|n| encode(&["SET", &format!("left{n}"), "x"])).collect();
     client.send_raw(&queue);
     sleep(MOMENT);
-    relay.others().cut();
+    let list = redis.client().text(&["CLIENT", "LIST"]);
+    let line =
+        list.lines().find(|line| line.contains("name=nearhit-transaction")).expect("it has a connection");
+    let id = line.strip_prefix("id=").and_then(|rest| rest.split(' ').next()).expect("it has a number");
+    redis.client().expect(b":1\r\n", &["CLIENT", "KILL", "ID", id]);
+    sleep(MOMENT);
     relay.others().hold_up(false);
     client.recv_to_end();
     redis.client().expect(b"*0\r\n", &["KEYS", "left*"]);
