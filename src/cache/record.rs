@@ -162,9 +162,8 @@ impl<W> Record<W> {
         if let Self::Single(entry) = self {
             let is_same =
                 read.is_some_and(|read| entry.variant() == read.variant && entry.reply() == read.reply);
-            let is_live = arrived < entry.deadline() && entry.generation() >= at.generation;
-            // Sent after the other had arrived, or the same: it is as new as what was seen.
-            if entry.sent_at() >= arrived || (is_same && is_live) {
+            // The same, or sent after the other had arrived: it is as new as what was seen.
+            if is_same || entry.sent_at() >= arrived {
                 return false;
             }
         }

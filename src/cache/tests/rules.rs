@@ -388,10 +388,12 @@ fn an_equal_reply_may_hide_a_change_and_so_frees_nobody() {
     let token = cache.fetch(K, &three, &certified(15, 12));
     let _ = cache.fill_now(K, token, B, &certified(20, 12));
     let token = cache.fetch(K, &one, &certified(21, 12));
-    let _ = cache.fill_now(K, token, B, &certified(24, 12));
+    assert!(!cache.fill_now(K, token, A, &certified(24, 12)).seen_moved);
+    assert_eq!(cache.shown(K, &one, &certified(25, 19)), None);
     let token = cache.fetch(K, &two, &certified(22, 12));
-    let _ = cache.fill_now(K, token, B, &certified(30, 12));
+    assert!(!cache.fill_now(K, token, B, &certified(30, 12)).seen_moved);
     assert_eq!(cache.shown(K, &one, &certified(31, 19)), None, "it may be older than the equal reply");
+    assert!(cache.shown(K, &one, &certified(31, 20)).is_some());
 }
 
 #[test]
@@ -528,14 +530,13 @@ fn a_flight_may_not_be_joined_after_an_arrival_but_still_fills() {
 fn an_equal_arrival_ends_joining_too() {
     let (cache, (one, two)) = (unbounded(), pair());
     cache.store(K, &one, A, &at(10));
-    let token = cache.fetch(K, &two, &certified(11, 5));
-    // `one` is read again by a bypass, with the same reply.
-    let again = Observed { variant: one, reply: Reply::Bytes(A), sent_at: ms(11) };
-    assert!(!cache.observe(K, Some(&again), ms(12), &at(12)));
-    assert_eq!(cache.read_as(K, &two, &at(13), 0).name(), "a join", "nothing new has been seen of the key");
     assert!(cache.observe(K, None, ms(14), &at(14)));
-    let later = Observed { variant: one, reply: Reply::Bytes(A), sent_at: ms(14) };
-    assert!(!cache.observe(K, Some(&later), ms(15), &at(15)));
-    assert_eq!(cache.read_as(K, &two, &at(16), 0).bypass(), Some(Bypass::InFlight));
-    assert_eq!(cache.fill_now(K, token, B, &at(17)).waiters.len(), 1);
+    let token = cache.fetch(K, &two, &at(15));
+    assert_eq!(cache.read_as(K, &two, &at(16), 0).name(), "a join", "it was sent after all that was seen");
+    // `one` is read by a bypass, with the same reply, which may hide a change that the flight does not see.
+    let again = Observed { variant: one, reply: Reply::Bytes(A), sent_at: ms(16) };
+    assert!(!cache.observe(K, Some(&again), ms(17), &at(17)));
+    assert_eq!(cache.read_as(K, &two, &at(18), 0).bypass(), Some(Bypass::InFlight));
+    assert_eq!(cache.read_as(K, &two, &certified(18, 14), 0).name(), "a join");
+    assert_eq!(cache.fill_now(K, token, B, &at(19)).waiters.len(), 2);
 }
