@@ -16,7 +16,10 @@ use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
     runtime::{Builder, Runtime},
-    sync::mpsc::{self, UnboundedReceiver, UnboundedSender},
+    sync::{
+        Semaphore,
+        mpsc::{self, UnboundedReceiver, UnboundedSender},
+    },
     task::LocalSet,
     time::{Instant, MissedTickBehavior, interval, sleep, timeout_at},
 };
@@ -209,6 +212,7 @@ fn shared(
         health: Arc::default(),
         transactions: Pool::new(Arc::clone(&dialer), transactions),
         blocking: Pool::new(Arc::clone(&dialer), waiting),
+        private_lanes: Arc::new(Semaphore::new(upstream.max_blocking)),
         default_database: upstream.url.database,
         registry: Arc::new(Registry::new(config.server.workers)),
         config: Arc::clone(config),

@@ -2,6 +2,9 @@
 //!
 //! Everything the server did before the certified time has been applied to the cache. The link moves it; workers
 //! compare against it, and ask for it to be moved when somebody waits.
+//!
+//! A worker says that it waits and then looks at the time; the link moves the time and then looks who waits. Each
+//! writes one word and reads another, so these are sequentially consistent: else both could miss each other.
 
 use std::{
     sync::{
@@ -53,7 +56,7 @@ impl Certifier {
 
     /// The time up to which every change has been applied to the cache.
     pub fn certified(&self) -> Nanos {
-        Nanos(self.certified.load(Ordering::Acquire))
+        Nanos(self.certified.load(Ordering::SeqCst))
     }
 
     /// Whether hits are allowed at `now`: the bound of `max_staleness` is kept by this comparison alone.
@@ -78,15 +81,15 @@ impl Certifier {
 
     /// Asks for `moment` to be certified. Costs a system call only if nobody had asked already.
     pub fn want(&self, moment: Nanos) {
-        let before = self.wanted.fetch_max(moment.0, Ordering::AcqRel);
-        if before <= self.certified.load(Ordering::Acquire) {
+        let before = self.wanted.fetch_max(moment.0, Ordering::SeqCst);
+        if before <= self.certified.load(Ordering::SeqCst) {
             self.link.notify_one();
         }
     }
 
     /// Whether something is wanted that is not certified yet.
     pub fn is_wanted(&self) -> bool {
-        self.wanted.load(Ordering::Acquire) > self.certified.load(Ordering::Acquire)
+        self.wanted.load(Ordering::SeqCst) > self.certified.load(Ordering::SeqCst)
     }
 
     /// Waits until something is wanted. Cancel safe. For the link.
@@ -96,7 +99,7 @@ impl Certifier {
 
     /// One more reply is parked; while any is, workers are told of each move.
     pub fn park(&self) {
-        self.parked.fetch_add(1, Ordering::AcqRel);
+        self.parked.fetch_add(1, Ordering::SeqCst);
     }
 
     /// A parked reply has gone.
@@ -111,8 +114,8 @@ impl Certifier {
 
     /// The link certifies `moment`; it never goes back. All invalidations up to it have been applied before.
     pub(super) fn certify(&self, moment: Nanos) {
-        self.certified.fetch_max(moment.0, Ordering::AcqRel);
-        if self.parked.load(Ordering::Acquire) > 0 {
+        self.certified.fetch_max(moment.0, Ordering::SeqCst);
+        if self.parked.load(Ordering::SeqCst) > 0 {
             self.wake_workers();
         }
     }

@@ -11,7 +11,6 @@ use std::{
 
 use super::{
     Inner, Next, Session,
-    send::NoLane,
     state::{PubSubFrame, Transaction, pub_sub_frame},
     ticket::{Ticket, Work},
     write::keys,
@@ -528,12 +527,20 @@ impl Session {
 
     /// WAIT and WAITAOF count the writes of one connection: from the first on, the client's lane is its own.
     pub(super) fn wait(self: &Rc<Self>, inner: &mut Inner, batch: &Batch, request: Raw<'_>) -> Next {
-        match self.lane(inner) {
-            Ok(lane) => {
-                self.worker.lanes.privatize(&lane);
-                inner.has_private_lane = true;
-            }
-            Err(reason @ (NoLane::Wait | NoLane::Failed(_))) => return inner.no_lane(reason),
+        let lane = match self.lane(inner) {
+            Ok(lane) => lane,
+            Err(reason) => return inner.no_lane(reason),
+        };
+        if inner.private_lane.is_none() {
+            let Ok(place) = Arc::clone(&self.worker.shared.private_lanes).try_acquire_owned() else {
+                let max = self.worker.shared.config.upstream.max_blocking;
+                let text = format!(
+                    "ERR nearhit: {max} clients have connections of their own for WAIT (upstream.max_blocking)"
+                );
+                return inner.refuse(&text);
+            };
+            self.worker.lanes.privatize(&lane);
+            inner.private_lane = Some(place);
         }
         self.forward(inner, batch, request, Work::Wait)
     }

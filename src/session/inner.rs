@@ -5,6 +5,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use bytes::{Bytes, BytesMut};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     Next, UNDELIVERED_BYTES_PAUSE,
@@ -44,8 +45,8 @@ pub(super) struct Inner {
     /// The reply to the request at hand is not written.
     pub(super) mute: bool,
     pub(super) lane: Option<Pinned<Ticket>>,
-    /// The lane serves this client alone, since it has used WAIT.
-    pub(super) has_private_lane: bool,
+    /// The lane serves this client alone, since it has used WAIT: its place among those that wait.
+    pub(super) private_lane: Option<OwnedSemaphorePermit>,
     /// Whether the upstream takes commands from a client that has not authenticated; `None`: not known yet.
     pub(super) needs_auth: Option<bool>,
     /// The last command taken, for CLIENT LIST.
@@ -101,7 +102,7 @@ impl Inner {
             reply_mode: ReplyMode::On,
             mute: false,
             lane: None,
-            has_private_lane: false,
+            private_lane: None,
             needs_auth: None,
             last_command: CommandId(0),
             exclusive: None,
@@ -170,7 +171,7 @@ impl Inner {
 
     /// Whether a read of these keys has to wait: one before it may yet be answered from later than it would be itself.
     pub(super) fn must_wait(&self, mut keys: impl Iterator<Item = u64>) -> bool {
-        self.waits > 0 && keys.any(|key| self.reading.contains_key(&key))
+        self.waits > 0 && (!self.again.is_empty() || keys.any(|key| self.reading.contains_key(&key)))
     }
 
     /// Whether a read of this key is in flight, so that a hit would overtake it.
@@ -181,7 +182,7 @@ impl Inner {
     /// Changes the shared lane.
     pub(super) fn pin(&mut self, lane: Option<Pinned<Ticket>>) {
         self.lane = lane;
-        self.has_private_lane = false;
+        self.private_lane = None;
     }
 
     pub(super) fn expect(&mut self, place: &Place) {

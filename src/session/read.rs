@@ -9,7 +9,7 @@ use super::{
     Inner, Next, Session,
     inner::Repeat,
     output::Seq,
-    ticket::{AskedVariant, Fill, Nature, Place, PlainRead, Ticket, Work},
+    ticket::{self, AskedVariant, Fill, Nature, Place, PlainRead, Ticket, Work},
     worker::Waiter,
 };
 use crate::{
@@ -40,10 +40,10 @@ impl Session {
             command: command.id.0,
             tail: args.tail_from(2),
         };
-        let is_read = inner.reads(|| self.worker.hash(key));
-        if is_read && inner.waits > 0 {
+        if inner.must_wait(std::iter::once_with(|| self.worker.hash(key))) {
             return Next::Hold;
         }
+        let is_read = inner.reads(|| self.worker.hash(key));
         let eligible = inner.is_eligible() && !is_read;
         if eligible && self.hit(inner, key, &variant, batch) {
             return Next::Done;
@@ -162,7 +162,11 @@ impl Session {
         let request = &*repeat.request;
         let batch = self.worker.shared.coherence.batch(clock::now());
         let mut scanner = RequestScanner::new(self.worker.request_limits.get());
-        let Ok(Scanned::Request { .. }) = scanner.scan(request, true) else { return };
+        let Ok(Scanned::Request { .. }) = scanner.scan(request, true) else {
+            debug_assert!(false, "a request that was sent once is whole");
+            let text = ticket::error("nearhit: the read could not be sent again");
+            return inner.output.complete(repeat.seq, Raw::Borrowed(&text), None);
+        };
         let (read, reading) = self.plain_read(inner, &batch, scanner.args(request), request);
         let place = Place { reading, barrier: read.undeclared, ..Place::new(repeat.seq) };
         let work = Work::Read(PlainRead { again: repeat.was_lost, ..read });

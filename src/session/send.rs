@@ -25,7 +25,7 @@ impl Session {
         }
         if let Some(lane) = &inner.lane {
             // A retired lane is left only when nothing is in flight on it: the order of a pipeline is the lane's.
-            if lane.is_usable() || (lane.is_open() && (inner.has_private_lane || inner.in_flight > 0)) {
+            if lane.is_usable() || (lane.is_open() && (inner.private_lane.is_some() || inner.in_flight > 0)) {
                 let congested = lane.is_congested(self.waker.borrow().as_ref());
                 return if congested { Err(NoLane::Wait) } else { Ok(Rc::clone(lane)) };
             }

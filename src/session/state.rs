@@ -22,9 +22,9 @@ pub(super) struct Transaction {
     /// The worst kind of write among the queued commands.
     pub(super) kind: WriteKind,
     /// The union of the keys they write.
-    pub(super) writes: Vec<Box<[u8]>>,
+    pub(super) writes: HashSet<Box<[u8]>>,
     /// The union of the keys they read.
-    pub(super) reads: Vec<Box<[u8]>>,
+    pub(super) reads: HashSet<Box<[u8]>>,
     /// Queued SELECTs: their place in EXEC's reply and the database.
     pub(super) selects: Vec<(usize, Database)>,
     /// Whether a (P|S)(UN)SUBSCRIBE is among them.
@@ -40,8 +40,8 @@ impl Transaction {
     pub(super) fn new() -> Self {
         Self {
             kind: WriteKind::Declared,
-            writes: Vec::new(),
-            reads: Vec::new(),
+            writes: HashSet::new(),
+            reads: HashSet::new(),
             selects: Vec::new(),
             subscribes: false,
             queued: 0,

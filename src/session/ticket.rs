@@ -191,7 +191,7 @@ impl Ticket {
         }
     }
 
-    fn observe(&self, keys: &[Box<[u8]>], arrived: Nanos) {
+    fn observe<'k>(&self, keys: impl IntoIterator<Item = &'k Box<[u8]>>, arrived: Nanos) {
         for key in keys {
             self.session.worker.shared.coherence.observe(key, arrived);
         }

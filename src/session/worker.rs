@@ -16,7 +16,10 @@ use std::{
 use bytes::Bytes;
 use tokio::{
     net::TcpStream,
-    sync::mpsc::{UnboundedReceiver, UnboundedSender},
+    sync::{
+        Semaphore,
+        mpsc::{UnboundedReceiver, UnboundedSender},
+    },
     task::spawn_local,
     time::{MissedTickBehavior, interval},
 };
@@ -102,6 +105,8 @@ pub struct Shared {
     pub transactions: Pool,
     /// Exclusive connections for blocking commands and subscriptions.
     pub blocking: Pool,
+    /// Lanes that WAIT has made a client's own; as many as there may be blocked clients.
+    pub private_lanes: Arc<Semaphore>,
     /// Questions to the control thread.
     pub questions: tokio::sync::mpsc::Sender<Question>,
     /// The database a client begins in: that of `upstream.url`.

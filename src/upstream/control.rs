@@ -44,7 +44,9 @@ pub struct Report {
 }
 
 /// Commands that change what clients read, or may read, without an invalidation.
-const UNSIGNALLED: &[&str] = &["swapdb", "acl", "debug", "replicaof", "slaveof", "failover"];
+///
+/// CONFIG RESETSTAT is among them because it makes the counts start anew.
+const UNSIGNALLED: &[&str] = &["swapdb", "acl", "debug", "replicaof", "slaveof", "failover", "config"];
 
 /// A question to the control thread from another one.
 #[derive(Debug)]
@@ -222,7 +224,9 @@ fn wire_role(role: &str) -> &str {
 fn unsignalled_calls(info: &str) -> HashMap<String, u64> {
     let harmless = |name: &str| {
         name.split_once('|').is_some_and(|(container, sub)| {
-            container == "acl" && !matches!(sub, "setuser" | "deluser" | "load") || container == "debug"
+            container == "acl" && !matches!(sub, "setuser" | "deluser" | "load")
+                || container == "debug"
+                || container == "config" && sub != "resetstat"
         })
     };
     let rows = info.lines().filter_map(|line| {

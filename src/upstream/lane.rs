@@ -202,7 +202,10 @@ impl<C: Completion> Lane<C> {
     pub fn is_congested(&self, waker: Option<&Waker>) -> bool {
         let congested = self.queue.borrow().output.len() > BACKLOG_BYTES_MAX;
         if let (true, Some(waker)) = (congested, waker) {
-            self.congested.borrow_mut().push(waker.clone());
+            let mut waiting = self.congested.borrow_mut();
+            if !waiting.iter().any(|other| other.will_wake(waker)) {
+                waiting.push(waker.clone());
+            }
         }
         congested
     }

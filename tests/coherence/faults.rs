@@ -179,9 +179,9 @@ fn a_late_reply_is_nobody_elses() {
         outside.send(&["DEBUG", "SLEEP", "1"]);
         // The server is asleep by the time it would see these.
         thread::sleep(Duration::from_millis(50));
-        let writes = house.proxy.stat("writes");
+        let begun = house.proxy.stat("writes");
         writer.send(&["SET", "k", &round.to_string()]);
-        eventually("the write has begun", || house.proxy.stat("writes") > writes);
+        eventually("the write has begun", || house.proxy.stat("writes") > begun);
         reader.send(&["GET", "k"]);
         transaction.send(&["EXEC"]);
         for (number, bystander) in bystanders.iter_mut().enumerate() {
