@@ -1,0 +1,72 @@
+//! Random histories: many clients on few keys through one proxy, and then the question whether what they saw can be
+//! explained.
+//!
+//! Where all writes go through the proxy, each key must have been an atomic register (`checker.rs`). Where some go
+//! past it, what is seen of a key must go forward, not lag behind by more than `max_staleness`, and end with its
+//! time to live (`versions.rs`). Each run puts another trouble between proxy and Redis, and must have been answered
+//! from memory in good part.
+//!
+//! Ten seconds by default, in all. `NEARHIT_HISTORY_SECONDS=600` makes it long, `NEARHIT_HISTORY_SEED=n` draws the
+//! same commands again (threads interleave as they like, so the same history does not come back by itself).
+//! `--nocapture` shows what was done.
+
+mod common;
+
+#[path = "history/actors.rs"]
+mod actors;
+#[path = "history/caller.rs"]
+mod caller;
+#[path = "history/checker.rs"]
+mod checker;
+#[path = "history/checker_tests.rs"]
+mod checker_tests;
+#[path = "history/generator.rs"]
+mod generator;
+#[path = "history/recorder.rs"]
+mod recorder;
+#[path = "history/run.rs"]
+mod run;
+#[path = "history/versions.rs"]
+mod versions;
+
+use run::{Law, Trouble, run};
+
+#[test]
+fn each_key_is_a_register() {
+    run(Law::Register, Trouble::None);
+}
+
+#[test]
+fn each_key_is_a_register_while_invalidations_come_late() {
+    run(Law::Register, Trouble::SlowLink);
+}
+
+#[test]
+fn each_key_is_a_register_while_replies_overtake_each_other() {
+    run(Law::Register, Trouble::Jitter);
+}
+
+#[test]
+fn each_key_is_a_register_while_lanes_die() {
+    run(Law::Register, Trouble::LanesDie);
+}
+
+#[test]
+fn nothing_goes_back_when_others_write() {
+    run(Law::Versions, Trouble::None);
+}
+
+#[test]
+fn nothing_goes_back_while_invalidations_come_late() {
+    run(Law::Versions, Trouble::SlowLink);
+}
+
+#[test]
+fn nothing_goes_back_while_replies_overtake_each_other() {
+    run(Law::Versions, Trouble::Jitter);
+}
+
+#[test]
+fn nothing_goes_back_while_the_link_fails() {
+    run(Law::Versions, Trouble::LinkFails);
+}

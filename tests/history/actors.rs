@@ -1,0 +1,341 @@
+//! Who attacks the keys: readers, swarms, writers, and the authors of versions.
+//!
+//! The mix is made so that the guards matter. A guard that is missing shows only if a read is under way while
+//! something changes and nobody writes for a moment afterwards, while many read: so writers are quiet and readers many,
+//! they keep to a few keys, and a write on one connection is followed at once by reads on others.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::Duration;
+
+use fastrand::Rng;
+use parking_lot::{Mutex, RwLock};
+
+use super::caller::{Caller, Shared};
+use super::generator::{Keys, Life, Load, Meaning, Nature, Step, words};
+use super::recorder::{Door, History, NOTHING, UNKNOWN, Value, Written, now};
+use crate::common::{Client, Proxy, Redis};
+
+/// Connections of one swarm, which all ask the same at once.
+const SWARM_SIZE: usize = 5;
+const PIPELINE_MAX: usize = 8;
+/// Some pairs of versions are written so seldom that a value kept too long would be noticed.
+const QUIET_TEMPO: Duration = Duration::from_millis(450);
+const QUIET_LIFE: Duration = Duration::from_millis(1_600);
+const TTL_MS: std::ops::Range<u64> = 3..60;
+
+/// What all actors of a run share.
+pub(crate) struct Stage<'a> {
+    pub(crate) proxy: &'a Proxy,
+    pub(crate) redis: &'a Redis,
+    pub(crate) keys: Keys,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) is_over: Arc<AtomicBool>,
+    judge: Sender<History>,
+    names: AtomicU64,
+    /// Held for writing by who flushes everything, and for reading by who writes a version.
+    flushing: RwLock<()>,
+    /// Every life that may still be read, for who flushes everything.
+    lives: Mutex<Vec<Weak<Life>>>,
+}
+
+impl<'a> Stage<'a> {
+    pub(crate) fn new(
+        proxy: &'a Proxy,
+        redis: &'a Redis,
+        shared: Arc<Shared>,
+        is_over: Arc<AtomicBool>,
+        judge: Sender<History>,
+        load: Load,
+    ) -> Self {
+        Self {
+            proxy,
+            redis,
+            keys: Keys::new(load),
+            shared,
+            is_over,
+            judge,
+            names: AtomicU64::new(0),
+            flushing: RwLock::new(()),
+            lives: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn goes_on(&self) -> bool {
+        !self.is_over.load(Relaxed)
+    }
+
+    fn caller(&self) -> Caller {
+        Caller::connect(self.proxy.addr(), &self.shared)
+    }
+
+    fn begin(&self, nature: Nature) -> Arc<Life> {
+        let life = Life::new(nature, self.judge.clone());
+        let mut lives = self.lives.lock();
+        lives.retain(|life| life.strong_count() > 0);
+        lives.push(Arc::downgrade(&life));
+        life
+    }
+
+    /// Gives a key up for a new one, which begins with nothing or with a value.
+    pub(crate) fn renew(&self, place: usize, random: &mut Rng, outside: &mut Client) {
+        let key = format!("key:{}", self.names.fetch_add(1, Relaxed));
+        let initial = if random.bool() { self.keys.fresh() } else { NOTHING };
+        let life = self.begin(Nature::random(random, &self.keys.load, key, initial));
+        if initial != NOTHING {
+            // Nobody knows the key yet, so this needs no record.
+            outside.expect(b"+OK\r\n", &[b"SET".as_slice(), life.key.as_bytes(), &life.bytes(initial)]);
+        }
+        self.keys.put(place, life);
+    }
+
+    /// Gives a pair up for a new one, which begins with nothing.
+    pub(crate) fn renew_pair(&self, place: usize, random: &mut Rng) {
+        let number = self.names.fetch_add(1, Relaxed);
+        let (is_volatile, is_quiet) = (random.u8(0..4) == 0, random.u8(0..4) == 0);
+        let mut nature = Nature::random(random, &self.keys.load, String::new(), NOTHING);
+        for (place, side) in [(place, 'a'), (place + 1, 'b')] {
+            nature.key = format!("pair:{number}:{side}");
+            nature.pair = Some(number);
+            nature.is_volatile = is_volatile;
+            if is_quiet {
+                (nature.tempo, nature.lasts) = (QUIET_TEMPO, QUIET_LIFE);
+            }
+            self.keys.put(place, self.begin(nature.clone()));
+        }
+    }
+}
+
+/// Reads, one by one or in pipelines, for a while the same.
+pub(crate) fn read(stage: &Stage<'_>, random: &mut Rng) {
+    let mut caller = stage.caller();
+    while stage.goes_on() {
+        match random.u8(0..10) {
+            0..2 => {
+                let depth = random.usize(2..=PIPELINE_MAX);
+                let steps = (0..depth).map(|_| Step::random_read(&stage.keys, random)).collect();
+                caller.pipeline(steps, random);
+            }
+            2 => {
+                let step = Step::random_read(&stage.keys, random);
+                for _ in 0..random.u8(2..10) {
+                    caller.call(step.clone());
+                }
+            }
+            _ => drop(caller.call(Step::random_read(&stage.keys, random))),
+        }
+    }
+}
+
+/// Asks the same on all its connections before it reads the first answer.
+pub(crate) fn swarm(stage: &Stage<'_>, random: &mut Rng) {
+    let mut callers: Vec<Caller> = (0..SWARM_SIZE).map(|_| stage.caller()).collect();
+    while stage.goes_on() {
+        let step = Step::random_read(&stage.keys, random);
+        callers.iter_mut().for_each(|caller| caller.send(step.clone()));
+        callers.iter_mut().for_each(|caller| drop(caller.finish()));
+    }
+}
+
+/// Writes, at the pace of the key, alone or in a pipeline with reads of the same keys. Renews its share of the keys.
+pub(crate) fn write(stage: &Stage<'_>, random: &mut Rng, share: (usize, usize)) {
+    let mut caller = stage.caller();
+    let mut outside = stage.redis.client();
+    while stage.goes_on() {
+        for place in (share.0..stage.keys.len()).step_by(share.1) {
+            if stage.keys.get(place).is_due() {
+                stage.renew(place, random, &mut outside);
+            }
+        }
+        let step = Step::random_write(&stage.keys, random);
+        let Some(life) = step.first_key() else { continue };
+        pause(life.tempo, random);
+        if random.bool() {
+            caller.call(step);
+            continue;
+        }
+        let mut steps = vec![step];
+        for _ in 0..random.u8(1..4) {
+            let read = if random.bool() {
+                Step::get(Arc::clone(&life))
+            } else {
+                Step::random_read(&stage.keys, random)
+            };
+            let place = random.usize(0..=steps.len());
+            steps.insert(place, read);
+        }
+        drop(life);
+        caller.pipeline(steps, random);
+    }
+}
+
+/// Writes on one connection and reads on another: before the write is acknowledged, or as soon as it is.
+pub(crate) fn alternate(stage: &Stage<'_>, random: &mut Rng) {
+    let mut callers: Vec<Caller> = (0..4).map(|_| stage.caller()).collect();
+    while stage.goes_on() {
+        let step = Step::random_write(&stage.keys, random);
+        let Some(life) = step.first_key() else { continue };
+        pause(life.tempo, random);
+        random.shuffle(&mut callers);
+        let [writer, early, readers @ ..] = callers.as_mut_slice() else { continue };
+        writer.send(step);
+        let is_early = random.bool();
+        if is_early {
+            thread::sleep(Duration::from_micros(random.u64(0..300)));
+            early.send(Step::get(Arc::clone(&life)));
+        }
+        writer.finish();
+        for reader in readers.iter_mut() {
+            reader.call(Step::get(Arc::clone(&life)));
+        }
+        if is_early {
+            early.finish();
+        }
+    }
+}
+
+/// Writes the versions of its share of the pairs, past the proxy or through it.
+pub(crate) fn publish(stage: &Stage<'_>, random: &mut Rng, share: (usize, usize)) {
+    let mut author =
+        Author { stage, proxy: stage.caller(), reader: stage.caller(), outside: stage.redis.client() };
+    let places: Vec<usize> = (2 * share.0..stage.keys.len()).step_by(2 * share.1).collect();
+    let mut due: Vec<u64> = vec![0; places.len()];
+    while stage.goes_on() {
+        for (place, due) in places.iter().zip(&mut due) {
+            let pair = [stage.keys.get(*place), stage.keys.get(place + 1)];
+            if pair.iter().any(|life| life.is_due()) {
+                stage.renew_pair(*place, random);
+            } else if *due <= now() {
+                author.publish(&pair, random);
+                let tempo = super::recorder::nanoseconds(pair[0].tempo);
+                *due = now() + random.u64(0..=2 * tempo);
+            }
+        }
+        if random.u16(0..1_500) == 0 {
+            author.flush(random);
+        }
+        thread::sleep(Duration::from_micros(300));
+    }
+}
+
+struct Author<'a> {
+    stage: &'a Stage<'a>,
+    proxy: Caller,
+    reader: Caller,
+    outside: Client,
+}
+
+impl Author<'_> {
+    /// Writes the next version of both keys, at one moment.
+    fn publish(&mut self, pair: &[Arc<Life>; 2], random: &mut Rng) {
+        let _no_flush = self.stage.flushing.read();
+        let version = pair[0].next_version();
+        let ttl = pair[0].is_volatile.then(|| Duration::from_millis(random.u64(TTL_MS)));
+        let removes = random.u8(0..12) == 0;
+        let (command, requests) = if removes {
+            ("del", vec![words(&["DEL", &pair[0].key, &pair[1].key])])
+        } else {
+            set_both(pair, version, ttl, random)
+        };
+        let ttl = ttl.filter(|_| !removes);
+        let (door, start, end) = self.write(command, requests, random);
+        for life in pair {
+            life.record_version(|version| Written { version, door, removes, ttl, command, start, end });
+            if end == UNKNOWN {
+                // It may happen yet, and then the next version would not be the next.
+                life.is_over.store(true, Relaxed);
+            }
+        }
+        if door == Door::Proxy {
+            let life = &pair[random.usize(0..2)];
+            self.reader.call(Step::get(Arc::clone(life)));
+        }
+    }
+
+    /// Deletes everything there is.
+    fn flush(&mut self, random: &mut Rng) {
+        let _alone = self.stage.flushing.write();
+        let (door, start, end) = self.write("flushall", vec![words(&["FLUSHALL"])], random);
+        for life in self.stage.lives.lock().iter().filter_map(Weak::upgrade) {
+            let (removes, ttl, command) = (true, None, "flushall");
+            life.record_version(|version| Written { version, door, removes, ttl, command, start, end });
+            if end == UNKNOWN {
+                life.is_over.store(true, Relaxed);
+            }
+        }
+    }
+
+    fn write(
+        &mut self,
+        command: &'static str,
+        requests: Vec<Vec<Vec<u8>>>,
+        random: &mut Rng,
+    ) -> (Door, u64, u64) {
+        let tally = &self.stage.shared.tally;
+        tally.writes.fetch_add(1, Relaxed);
+        if random.u8(0..3) == 0 {
+            let answer = self.proxy.call(Step::new(command, requests, Meaning::Nothing));
+            tally.unknown.fetch_add(u64::from(answer.end == UNKNOWN), Relaxed);
+            return (Door::Proxy, answer.start, answer.end);
+        }
+        let start = now();
+        requests.iter().for_each(|request| self.outside.send(request));
+        for request in &requests {
+            let reply = self.outside.recv();
+            assert_ne!(reply[0], b'-', "{request:?}");
+        }
+        (Door::Outside, start, now())
+    }
+}
+
+fn set_both(
+    pair: &[Arc<Life>; 2],
+    version: Value,
+    ttl: Option<Duration>,
+    random: &mut Rng,
+) -> (&'static str, Vec<Vec<Vec<u8>>>) {
+    let keys = pair.each_ref().map(|life| life.key.clone().into_bytes());
+    let values = pair.each_ref().map(|life| life.bytes(version));
+    let expiry = ttl.map(|ttl| words(&["PX", &ttl.as_millis().to_string()])).unwrap_or_default();
+    let sets = keys
+        .iter()
+        .zip(&values)
+        .map(|(key, value)| [vec![b"SET".to_vec(), key.clone(), value.clone()], expiry.clone()].concat());
+    let px = if ttl.is_some() { ", 'PX', ARGV[5]" } else { "" };
+    let last = ttl.map_or(0, |ttl| ttl.as_millis()).to_string();
+    let script = |keys: [&str; 2]| {
+        let set = |key, value| format!("redis.call('SET', {key}, ARGV[{value}]{px})");
+        format!("{} {} return 1", set(keys[0], 3), set(keys[1], 4)).into_bytes()
+    };
+    match random.u8(0..10) {
+        0..3 => {
+            // The script's arguments stand where those of the undeclared one do.
+            let mut request = vec![b"EVAL".to_vec(), script(["KEYS[1]", "KEYS[2]"]), b"2".to_vec()];
+            request.extend(keys.clone());
+            request.extend([keys, values].concat());
+            request.push(last.into_bytes());
+            ("eval", vec![request])
+        }
+        3..5 => {
+            let mut request = vec![b"EVAL".to_vec(), script(["ARGV[1]", "ARGV[2]"]), b"0".to_vec()];
+            request.extend([keys, values].concat());
+            request.push(last.into_bytes());
+            ("eval undeclared", vec![request])
+        }
+        5..8 if ttl.is_none() => {
+            let mut request = words(&["MSET"]);
+            request.extend(keys.into_iter().zip(values).flat_map(|(key, value)| [key, value]));
+            ("mset", vec![request])
+        }
+        _ => {
+            let requests = [vec![words(&["MULTI"])], sets.collect(), vec![words(&["EXEC"])]].concat();
+            ("multi/set/set/exec", requests)
+        }
+    }
+}
+
+fn pause(up_to: Duration, random: &mut Rng) {
+    thread::sleep(up_to.mul_f64(random.f64()));
+}
