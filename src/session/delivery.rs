@@ -12,9 +12,8 @@ use super::{
 };
 use crate::{
     clock::Nanos,
-    ids::Database,
     resp::{Protocol, Raw},
-    upstream::{identity::Identity, lane::write_some},
+    upstream::{connection::Profile, identity::Identity, lane::write_some},
 };
 
 /// What an attempt to write has changed.
@@ -163,14 +162,24 @@ impl Session {
         self.inner.borrow().profile.protocol
     }
 
-    /// A SELECT inside a transaction, or on an exclusive connection, has taken effect.
-    pub(super) fn selected(&self, database: Database) {
+    /// A SELECT, HELLO or AUTH on the exclusive connection has taken effect.
+    pub(super) fn changed(&self, change: impl FnOnce(&mut Profile)) {
         let mut inner = self.inner.borrow_mut();
-        if inner.profile.database != database {
-            inner.profile.database = database;
-            // The shared lane, which the client goes back to, is in another one.
+        let before = inner.profile.clone();
+        change(&mut inner.profile);
+        if inner.profile != before {
+            // The shared lane, which the client goes back to, is another one.
             inner.pin(None);
+            self.show_profile(&inner);
         }
+    }
+
+    /// Tells CLIENT LIST.
+    pub(super) fn show_profile(&self, inner: &Inner) {
+        let mut details = self.info.details.lock();
+        details.database = inner.profile.database;
+        details.protocol = inner.profile.protocol;
+        details.user.clone_from(&inner.profile.identity.user);
     }
 
     /// Whether a read whose connection died may be sent once more: only if nothing that is no read was sent after

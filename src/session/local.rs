@@ -107,10 +107,7 @@ impl Session {
             }
         }
         inner.profile = profile;
-        let mut details = self.info.details.lock();
-        details.database = inner.profile.database;
-        details.protocol = inner.profile.protocol;
-        details.user.clone_from(&inner.profile.identity.user);
+        self.show_profile(inner);
         Ok(())
     }
 

@@ -235,7 +235,7 @@ impl Completion for Ticket {
             Work::Plain | Work::Wait => self.answer(raw, None),
             Work::Select(database) => {
                 if !reply::is_error(&raw) {
-                    self.session.selected(database);
+                    self.session.changed(|profile| profile.database = database);
                 }
                 self.answer(raw, None);
             }
@@ -282,7 +282,7 @@ impl Completion for Ticket {
                     self.session.executed(&raw);
                 }
                 if let Some(database) = transaction.database_after(&raw) {
-                    self.session.selected(database);
+                    self.session.changed(|profile| profile.database = database);
                 }
                 self.acknowledge(raw, acknowledge);
             }
