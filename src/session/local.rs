@@ -88,6 +88,12 @@ impl Session {
         let Ok(number) = u32::try_from(number) else {
             return inner.refuse("ERR DB index is out of range");
         };
+        // Another client's lane in that database says nothing about whether this user may select it.
+        match self.lane(inner).map(|lane| lane.greeting.select_refusal.clone()) {
+            Ok(None) => {}
+            Ok(Some(refusal)) => return inner.reply_raw(&refusal),
+            Err(reason) => return inner.no_lane(reason),
+        }
         let profile = Profile { database: Database(number), ..inner.profile.clone() };
         match self.switch(inner, profile) {
             Ok(()) => inner.reply(&Value::OK),

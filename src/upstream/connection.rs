@@ -133,6 +133,10 @@ pub struct Greeting {
     pub may_ping: bool,
     /// Whether this user may use CLIENT.
     pub may_client: bool,
+    /// What this user is told when it selects a database and may not.
+    pub select_refusal: Option<Bytes>,
+    /// The error of a server in a long script, which answers next to nothing meanwhile.
+    pub busy: Option<Bytes>,
 }
 
 /// A dialled, greeted connection.
@@ -254,16 +258,18 @@ impl Dialer {
         name: &str,
         fresh: Fresh,
     ) -> Result<Greeting, DialError> {
-        let mut replies = self.exchange(stream, &handshake(profile, name, fresh)).await?.into_iter();
+        let question = handshake(profile, name, fresh);
+        let selects_first = selects_first(profile);
+        let mut replies = self.exchange(stream, &question).await?.into_iter();
         let mut next = || replies.next().unwrap_or_default();
         if fresh == Fresh::No && reply::is_error(&next()) {
             // A server before 6.2 has no RESET, and nothing else brings a used connection back to a known state.
             let reason = "it has no RESET, so a used connection cannot be taken over".into();
             return Err(DialError::Unreachable { address: self.address(), reason });
         }
+        let is_there = selects_first && !reply::is_error(&next());
         let greeting = next();
-        let select = if profile.database == Database(0) { Bytes::new() } else { next() };
-        let rest = Rest { setname: next(), ping: next(), info: next() };
+        let rest = Rest { select: next(), setname: next(), ping: next(), info: next() };
         if reply::is_error(&greeting) {
             if is_unknown_command(&greeting) && profile.protocol == Protocol::Resp2 {
                 return self.greet_without_hello(stream, profile, name, greeting).await;
@@ -273,8 +279,8 @@ impl Dialer {
                 return Err(DialError::Refused(greeting));
             }
         }
-        if reply::is_error(&select) {
-            return Err(DialError::Refused(select));
+        if reply::is_error(&rest.select) && profile.database != Database(0) && !is_there {
+            return Err(DialError::Refused(rest.select));
         }
         Ok(self.greeting(greeting, &rest))
     }
@@ -302,11 +308,16 @@ impl Dialer {
         if profile.database != Database(0) && reply::is_error(&replies[0]) {
             return Err(DialError::Refused(replies[0].clone()));
         }
-        let [.., setname, ping, info] = &replies[..] else {
+        let [select, setname, ping, info] = &replies[..] else {
             let reason = "too few answers to the handshake".into();
             return Err(DialError::Protocol { address: self.address(), reason });
         };
-        let rest = Rest { setname: setname.clone(), ping: ping.clone(), info: info.clone() };
+        let rest = Rest {
+            select: select.clone(),
+            setname: setname.clone(),
+            ping: ping.clone(),
+            info: info.clone(),
+        };
         Ok(self.greeting(refusal, &rest))
     }
 
@@ -325,6 +336,8 @@ impl Dialer {
             version,
             may_ping: !is_forbidden(&rest.ping),
             may_client: !is_forbidden(&rest.setname),
+            select_refusal: is_forbidden(&rest.select).then(|| rest.select.clone()),
+            busy: (reply::error_code(&rest.ping) == Some(b"BUSY")).then(|| rest.ping.clone()),
         }
     }
 
@@ -372,8 +385,9 @@ pub enum Fresh {
     No,
 }
 
-/// The last three answers of a handshake.
+/// The last answers of a handshake.
 struct Rest {
+    select: Bytes,
     setname: Bytes,
     ping: Bytes,
     info: Bytes,
@@ -389,6 +403,26 @@ fn handshake(profile: &Profile, name: &str, fresh: Fresh) -> Handshake {
     if fresh == Fresh::No {
         encode_request([b"RESET"], &mut request);
     }
+    let selects_first = selects_first(profile);
+    if selects_first {
+        encode_select(profile, &mut request);
+    }
+    encode_hello(profile, &mut request);
+    let tail = encode_tail(profile, name, &mut request);
+    let head = usize::from(fresh == Fresh::No) + usize::from(selects_first);
+    Handshake { request, replies: head + 1 + tail }
+}
+
+/// A user who may not SELECT keeps the database that the connection was in before AUTH, so it is selected before, too.
+fn selects_first(profile: &Profile) -> bool {
+    profile.identity.credentials().is_some() && profile.database != Database(0)
+}
+
+fn encode_select(profile: &Profile, request: &mut Vec<u8>) {
+    encode_request([&b"SELECT"[..], profile.database.0.to_string().as_bytes()], request);
+}
+
+fn encode_hello(profile: &Profile, request: &mut Vec<u8>) {
     let protocol: &[u8] = match profile.protocol {
         Protocol::Resp2 => b"2",
         Protocol::Resp3 => b"3",
@@ -396,25 +430,20 @@ fn handshake(profile: &Profile, name: &str, fresh: Fresh) -> Handshake {
     match profile.identity.credentials() {
         Some(credentials) => encode_request(
             [&b"HELLO"[..], protocol, b"AUTH", &credentials.user, &credentials.password],
-            &mut request,
+            request,
         ),
-        None => encode_request([&b"HELLO"[..], protocol], &mut request),
+        None => encode_request([&b"HELLO"[..], protocol], request),
     }
-    let tail = encode_tail(profile, name, &mut request);
-    Handshake { request, replies: 1 + tail + usize::from(fresh == Fresh::No) }
 }
 
-/// What follows the greeting; returns how many replies it brings. Database 0 needs no SELECT, and an
-/// unauthenticated connection, which may not SELECT, can then still pass its user's commands on to be refused.
+/// What follows the greeting; returns how many replies it brings. That database 0 cannot be selected is no obstacle:
+/// the connection is in it, and an unauthenticated one can still pass its user's commands on to be refused.
 fn encode_tail(profile: &Profile, name: &str, request: &mut Vec<u8>) -> usize {
-    let elsewhere = profile.database != Database(0);
-    if elsewhere {
-        encode_request([&b"SELECT"[..], profile.database.0.to_string().as_bytes()], request);
-    }
+    encode_select(profile, request);
     encode_request([&b"CLIENT"[..], b"SETNAME", name.as_bytes()], request);
     encode_request([&b"PING"[..]], request);
     encode_request([&b"INFO"[..], b"server"], request);
-    3 + usize::from(elsewhere)
+    4
 }
 
 fn is_forbidden(raw: &[u8]) -> bool {
