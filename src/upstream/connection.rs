@@ -187,10 +187,14 @@ impl Dialer {
         }
     }
 
-    /// Dials and greets. Cancel safe: a dropped attempt closes its socket.
+    /// Dials and greets. A server in a long script refuses to say who it is: its -BUSY is the error. Cancel safe: a
+    /// dropped attempt closes its socket.
     pub async fn open(&self, profile: Profile, name: &str) -> Result<Connection, DialError> {
         let mut stream = self.open_bare().await?;
         let greeting = self.agree(&mut stream, &profile, name, Fresh::Yes).await?;
+        if let Some(busy) = greeting.busy {
+            return Err(DialError::Refused(busy));
+        }
         let local = stream.local_addr().map_err(|error| self.unreachable(&error))?;
         Ok(Connection { stream, profile, greeting, local })
     }

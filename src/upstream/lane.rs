@@ -132,6 +132,12 @@ pub struct Lane<C: Completion> {
     retired: Cell<bool>,
     pins: Cell<usize>,
     used: Cell<Nanos>,
+    /// When the server last said something.
+    heard: Cell<Nanos>,
+    /// What `heard` was at the last sweep, if commands were in flight then; else [`Nanos::NEVER`].
+    heard_before: Cell<Nanos>,
+    /// See [`Lane::is_stalled`].
+    stalled: Cell<bool>,
     /// When bytes of an unfinished reply last came in; [`Nanos::NEVER`] between replies.
     progress: Cell<Nanos>,
     driver: RefCell<Option<Waker>>,
@@ -158,6 +164,9 @@ impl<C: Completion> Lane<C> {
             retired: Cell::new(false),
             pins: Cell::new(0),
             used: Cell::new(clock::now()),
+            heard: Cell::new(clock::now()),
+            heard_before: Cell::new(Nanos::NEVER),
+            stalled: Cell::new(false),
             progress: Cell::new(Nanos::NEVER),
             driver: RefCell::new(None),
             kicked: Cell::new(false),
@@ -191,6 +200,13 @@ impl<C: Completion> Lane<C> {
     /// Whether a client may be pinned to it or stay so.
     pub fn is_usable(&self) -> bool {
         self.is_open() && !self.retired.get()
+    }
+
+    /// Whether the server has kept this lane waiting since the sweep before last: it runs a long script, or one of the
+    /// commands is held up by CLIENT PAUSE. A client with nothing in flight had better go elsewhere, where the server
+    /// may answer it, if only with -BUSY.
+    pub fn is_stalled(&self) -> bool {
+        self.stalled.get()
     }
 
     /// Commands that are not answered yet, timed-out ones included.
@@ -244,6 +260,9 @@ impl<C: Completion> Lane<C> {
 
     /// Answers those whose time is up. A reply that is still coming in holds up all behind it, rightly.
     pub fn sweep(&self, now: Nanos, timeout: Duration) {
+        let waits = !self.queue.borrow().in_flight.is_empty();
+        let heard = if waits { self.heard.get() } else { Nanos::NEVER };
+        self.stalled.set(waits && self.heard_before.replace(heard) == heard);
         let progress = self.progress.get();
         if progress != Nanos::NEVER && now.since(progress) < timeout {
             return;
@@ -377,6 +396,8 @@ impl<C: Completion> Lane<C> {
                     // After the read, so that no reply is ever dated before the server sent it.
                     let arrived = clock::now();
                     self.used.set(arrived);
+                    self.heard.set(arrived);
+                    self.stalled.set(false);
                     let result = self.deliver(reader, hooks, arrived);
                     (hooks.batch_end)();
                     result?;

@@ -35,6 +35,10 @@ use crate::{
 /// share a lane share its system calls.
 const PINS_BEFORE_NEXT: usize = 16;
 
+/// So many lanes of a profile may be opened beyond the policy's number when all are stalled, for those who can still
+/// be answered.
+const SPARE_LANES: usize = 2;
+
 /// Lanes with nobody pinned to them are closed after this long.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
@@ -98,9 +102,11 @@ impl<C: Completion> Lanes<C> {
         let mut all = self.slots.borrow_mut();
         let slots = all.entry(profile.key()).or_insert_with(Slots::new);
         slots.lanes.retain(|lane| lane.is_usable());
-        let best = slots.lanes.iter().min_by_key(|lane| lane.pins());
+        let best = slots.lanes.iter().min_by_key(|lane| (lane.is_stalled(), lane.pins()));
         let enough = slots.lanes.len() >= self.policy.per_profile;
-        if let Some(lane) = best {
+        let all_stalled = best.is_some_and(|lane| lane.is_stalled());
+        let may_open_spare = all_stalled && slots.lanes.len() < self.policy.per_profile + SPARE_LANES;
+        if let Some(lane) = best.filter(|_| !may_open_spare) {
             let lane = Rc::clone(lane);
             if !enough && lane.pins() >= PINS_BEFORE_NEXT && slots.may_dial() && !self.health.is_down() {
                 self.dial(slots, profile.clone(), Vec::new());
