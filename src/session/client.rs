@@ -16,7 +16,7 @@ use crate::{
     coherence::Batch,
     command::CommandId,
     ids::ClientId,
-    resp::{Args, Raw, Value},
+    resp::{Args, Raw, Value, encode_request},
 };
 
 /// Redis's words for a name that would break CLIENT LIST's lines.
@@ -82,6 +82,18 @@ impl Session {
             return self.track(inner, batch, args, request);
         }
         self.forward_plain(inner, batch, request)
+    }
+
+    /// CLIENT UNBLOCK: the connection that is blocked is the one that the client has to itself, and has another number.
+    fn unblock(self: &Rc<Self>, inner: &mut Inner, batch: &Batch, args: Args<'_>, request: Raw<'_>) -> Next {
+        let Some(id) = number(&args[2]) else { return self.forward_plain(inner, batch, request) };
+        let info = self.worker.shared.registry.get(ClientId(id));
+        // No connection is number 0.
+        let connection = info.map_or(0, |info| info.exclusive.load(Ordering::Acquire)).to_string();
+        let mut translated = Vec::new();
+        let rest = args.iter().skip(3);
+        encode_request([&args[0], &args[1], connection.as_bytes()].into_iter().chain(rest), &mut translated);
+        self.forward_plain(inner, batch, Raw::Borrowed(&translated))
     }
 
     fn set_name(&self, inner: &mut Inner, name: &[u8]) -> Next {

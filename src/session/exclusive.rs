@@ -6,11 +6,12 @@
 
 use std::{
     rc::{Rc, Weak},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use super::{
     Inner, Next, Session,
+    registry::ClientInfo,
     state::{PubSubFrame, Transaction, pub_sub_frame},
     ticket::{Ticket, Work},
     write::keys,
@@ -68,6 +69,23 @@ pub(super) struct Exclusive {
     is_soiled: bool,
     /// The request it was taken out for has not been sent yet.
     is_fresh: bool,
+    number: Number,
+}
+
+/// What CLIENT UNBLOCK finds the connection by, for as long as it is this client's.
+struct Number(Arc<ClientInfo>);
+
+impl Number {
+    fn enter(info: &Arc<ClientInfo>, number: Option<i64>) -> Self {
+        info.exclusive.store(number.unwrap_or(0), Ordering::Release);
+        Self(Arc::clone(info))
+    }
+}
+
+impl Drop for Number {
+    fn drop(&mut self) {
+        self.0.exclusive.store(0, Ordering::Release);
+    }
 }
 
 impl Class {
@@ -201,14 +219,23 @@ impl Session {
         };
         let lane = Lane::open(connection, shared.dialer.address(), hooks);
         self.worker.watch_exclusive(&lane);
-        self.inner.borrow_mut().exclusive =
-            Some(Exclusive { lane, place, purpose, is_spent: false, is_soiled: false, is_fresh: true });
+        let number = Number::enter(&self.info, lane.greeting.client_id);
+        self.inner.borrow_mut().exclusive = Some(Exclusive {
+            lane,
+            place,
+            purpose,
+            is_spent: false,
+            is_soiled: false,
+            is_fresh: true,
+            number,
+        });
     }
 
     /// Puts the connection back, clean, or closes it.
     async fn release(&self) {
         let Some(exclusive) = self.inner.borrow_mut().exclusive.take() else { return };
-        let Exclusive { lane, place, is_spent, is_soiled, .. } = exclusive;
+        let Exclusive { lane, place, is_spent, is_soiled, number, .. } = exclusive;
+        drop(number);
         if is_spent || is_soiled {
             return lane.close();
         }

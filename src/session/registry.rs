@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU16, AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU16, AtomicU64, Ordering},
     },
 };
 
@@ -55,6 +55,8 @@ pub struct ClientInfo {
     pub active: AtomicU64,
     /// The number of the last command's row; 0 is none, or one that is not known.
     pub command: AtomicU16,
+    /// The server's number for the connection that the client has to itself; 0 while it has none.
+    pub exclusive: AtomicI64,
     /// What may change.
     pub details: Mutex<Details>,
 }
@@ -89,6 +91,7 @@ impl Registry {
             since: now,
             active: AtomicU64::new(now.0),
             command: AtomicU16::new(0),
+            exclusive: AtomicI64::new(0),
             details: Mutex::default(),
         });
         self.clients.insert(id, Arc::clone(&info));

@@ -316,12 +316,8 @@ impl Dialer {
             let reason = "too few answers to the handshake".into();
             return Err(DialError::Protocol { address: self.address(), reason });
         };
-        let rest = Rest {
-            select: select.clone(),
-            setname: setname.clone(),
-            ping: ping.clone(),
-            info: info.clone(),
-        };
+        let rest =
+            Rest { select: select.clone(), setname: setname.clone(), ping: ping.clone(), info: info.clone() };
         Ok(self.greeting(refusal, &rest))
     }
 
