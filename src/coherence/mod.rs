@@ -13,7 +13,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -128,6 +128,8 @@ pub struct Coherence<W> {
     /// The server process whose invalidations are heard.
     server: AtomicU32,
     hashes_live_short: AtomicBool,
+    /// Scripts and the like in flight, which may keep the server from answering anybody.
+    undeclared: AtomicUsize,
     /// The calls of unsignalled commands at the last health check, and of which server.
     unsignalled: Mutex<(ServerId, HashMap<String, u64>)>,
     /// Breaks the link, so that it is dialled anew.
@@ -145,6 +147,7 @@ impl<W> Coherence<W> {
             generation: AtomicU64::new(1),
             server: AtomicU32::new(0),
             hashes_live_short: AtomicBool::new(false),
+            undeclared: AtomicUsize::new(0),
             unsignalled: Mutex::default(),
             relink: Notify::new(),
             link_counters,
@@ -324,7 +327,17 @@ impl<W> Coherence<W> {
         if kind == WriteKind::Flush {
             self.move_generation("a command that changes contents or rights wholesale was sent");
         }
+        if kind != WriteKind::Declared {
+            self.undeclared.fetch_add(1, Ordering::Relaxed);
+        }
         guard
+    }
+
+    /// Whether nothing speaks against the server answering a PING at `now` as it always does: no script is in flight
+    /// that could keep it busy, and the link, where there is one, has heard from it lately.
+    pub fn expects_pong(&self, now: Nanos) -> bool {
+        let is_silent = self.certifier.phase() == Phase::Live && !self.certifier.is_leased(now);
+        self.undeclared.load(Ordering::Relaxed) == 0 && !is_silent
     }
 
     /// Drops a key that some upstream reply shows to have changed, before that reply is passed on.
@@ -459,6 +472,9 @@ impl<W> Drop for WriteGuard<W> {
     fn drop(&mut self) {
         for key in self.keys.drain(..) {
             self.coherence.cache.end_write(&key);
+        }
+        if self.kind != WriteKind::Declared {
+            self.coherence.undeclared.fetch_sub(1, Ordering::Relaxed);
         }
         // It may have begun before it was known that there is no tracking, which a fence would need.
         let is_unheard = self.kind == WriteKind::Undeclared && self.coherence.certifier.phase() == Phase::Off;

@@ -156,6 +156,8 @@ pub enum Class {
     /// About the server or pub/sub: no key's contents are read or changed. Not to be sent twice: SHUTDOWN and PUBLISH
     /// are among them.
     Neutral,
+    /// Ends what may hold up a shared connection (SCRIPT KILL), and so must not wait behind it.
+    Urgent,
     /// The session's own.
     Session(Local),
     /// Begins a transaction.

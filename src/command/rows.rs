@@ -106,7 +106,7 @@ const UNLESS_COUNT: Sameness = Sameness::SameUnless(b"COUNT");
 
 use Class::{
     Discard, Exec, Flush, Mget, Monitor, Multi, Neutral, ReadUndeclared, Refused, Script, ScriptDebug,
-    Session, Subscribe, Unknown, Unwatch, Wait, Watch,
+    Session, Subscribe, Unknown, Unwatch, Urgent, Wait, Watch,
 };
 const READ: Class = Class::Read;
 const WRITE: Class = Class::Write;
@@ -374,7 +374,7 @@ pub(super) static ROWS: &[Row] = &[
     row("script|debug",             ScriptDebug,    NONE),
     row("script|exists",            Neutral,        NONE),
     row("script|flush",             Neutral,        NONE),
-    row("script|kill",              Neutral,        NONE),
+    row("script|kill",              Urgent,         NONE),
     row("script|load",              Neutral,        NONE),
     row("script|show",              Neutral,        NONE),
     row("script|help",              Neutral,        NONE),
@@ -382,7 +382,7 @@ pub(super) static ROWS: &[Row] = &[
     row("function|dump",            Neutral,        NONE),
     row("function|list",            Neutral,        NONE),
     row("function|stats",           Neutral,        NONE),
-    row("function|kill",            Neutral,        NONE),
+    row("function|kill",            Urgent,         NONE),
     row("function|help",            Neutral,        NONE),
     row("function|load",            Unknown,        NONE),
     row("function|delete",          Unknown,        NONE),

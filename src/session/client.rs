@@ -81,6 +81,12 @@ impl Session {
         if subcommand.eq_ignore_ascii_case(b"TRACKING") {
             return self.track(inner, batch, args, request);
         }
+        if is("UNPAUSE", 2) && inner.exclusive.is_none() {
+            return Self::ask_apart(inner, &request);
+        }
+        if subcommand.eq_ignore_ascii_case(b"UNBLOCK") && args.len() >= 3 {
+            return self.unblock(inner, batch, args, request);
+        }
         self.forward_plain(inner, batch, request)
     }
 

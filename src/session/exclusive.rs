@@ -16,6 +16,8 @@ use super::{
     ticket::{Ticket, Work},
     write::keys,
 };
+use bytes::Bytes;
+
 use crate::{
     clock::Nanos,
     coherence::Batch,
@@ -38,6 +40,8 @@ pub(super) enum Transition {
     Release,
     /// Have the upstream judge a user and password, by this request.
     Authenticate(Credentials, Vec<u8>),
+    /// Have the upstream answer this request on a connection that nothing else travels on.
+    Ask(Vec<u8>),
 }
 
 /// What an awaited transition came to.
@@ -46,6 +50,8 @@ pub(super) enum Verdict {
     Accepted(Arc<Identity>),
     /// The error reply that says why not.
     Refused(Vec<u8>),
+    /// What it answered.
+    Answered(Bytes),
 }
 
 /// Which pool an exclusive connection is taken from.
@@ -158,6 +164,21 @@ impl Session {
                 };
                 self.inner.borrow_mut().verdict = Some(verdict);
             }
+            Transition::Ask(request) => {
+                let profile = self.inner.borrow().profile.clone();
+                let answer = self.worker.shared.dialer.ask(&profile, &request).await;
+                let verdict = answer.unwrap_or_else(|error| error.raw());
+                self.inner.borrow_mut().verdict = Some(Verdict::Answered(verdict));
+            }
+        }
+    }
+
+    /// Sends a command past everything that is in flight on lanes, its own client's commands excepted.
+    pub(super) fn ask_apart(inner: &mut Inner, request: &[u8]) -> Next {
+        match inner.verdict.take() {
+            Some(Verdict::Answered(raw)) => inner.reply_raw(&raw),
+            _ if inner.is_drained() => Next::Await(Transition::Ask(request.to_vec())),
+            _ => Next::Hold,
         }
     }
 
@@ -328,7 +349,7 @@ impl Session {
             Class::Cached(_) | Class::Mget | Class::Read | Class::ReadUndeclared => {
                 self.forward_read(inner, batch, args, request)
             }
-            Class::Neutral => self.forward_plain(inner, batch, request),
+            Class::Neutral | Class::Urgent => self.forward_plain(inner, batch, request),
             Class::Write | Class::Script | Class::Flush | Class::Unknown => {
                 self.forward_write(inner, command, class, batch, args, request)
             }

@@ -45,10 +45,11 @@ impl Session {
     ) -> Next {
         let is_open = matches!(local, Local::Hello | Local::Auth | Local::Quit | Local::Reset);
         let may_ping = inner.greeting().is_none_or(|greeting| greeting.may_ping);
+        let expects_pong = may_ping && self.worker.shared.coherence.expects_pong(batch.now);
         if (!is_open && !inner.is_authenticated())
-            || (matches!(local, Local::Ping | Local::Echo) && !may_ping)
+            || (matches!(local, Local::Ping | Local::Echo) && !expects_pong)
         {
-            // The server refuses it, and has the right words.
+            // The server refuses it, or may do so (-BUSY), and has the right words.
             return self.forward_plain(inner, batch, request);
         }
         match local {
@@ -151,8 +152,8 @@ impl Session {
         match inner.verdict.take() {
             Some(Verdict::Accepted(identity)) => Ok(identity),
             Some(Verdict::Refused(raw)) => Err(inner.reply_raw(&raw)),
-            None if inner.is_drained() => Err(Next::Await(Transition::Authenticate(credentials, question))),
-            None => Err(Next::Hold),
+            _ if inner.is_drained() => Err(Next::Await(Transition::Authenticate(credentials, question))),
+            _ => Err(Next::Hold),
         }
     }
 

@@ -416,6 +416,7 @@ impl Session {
             Class::Mget => self.mget(inner, batch, args, request),
             Class::Session(local) => self.local(inner, local, batch, args, request),
             Class::Refused => Self::refuse_class(inner, command),
+            Class::Urgent => Self::ask_apart(inner, &request),
             _ if class.needs_exclusive() || command.blocks(&args) => Self::acquire(inner, class),
             Class::Read | Class::ReadUndeclared => self.forward_read(inner, batch, args, request),
             Class::Wait => self.wait(inner, batch, request),

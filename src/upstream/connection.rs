@@ -227,6 +227,17 @@ impl Dialer {
         Ok(reply::is_error(&answer).then_some(answer))
     }
 
+    /// Sends one request on a connection of its own, as `profile`'s user and in its protocol, and returns the answer.
+    /// For what a server in a long script takes all the same, so nothing else is said: neither SELECT nor INFO.
+    pub async fn ask(&self, profile: &Profile, request: &[u8]) -> Result<Bytes, DialError> {
+        let mut stream = self.open_bare().await?;
+        let mut question = Vec::with_capacity(128);
+        encode_hello(profile, &mut question);
+        question.extend_from_slice(request);
+        let question = Handshake { request: question, replies: 2 };
+        Ok(self.answered(self.exchange(&mut stream, &question)).await?.remove(1))
+    }
+
     /// Bounds the wait for what a connected server says.
     async fn answered<T>(&self, answer: impl Future<Output = Result<T, DialError>>) -> Result<T, DialError> {
         timeout(self.answer_timeout, answer).await.unwrap_or_else(|_| {
