@@ -31,11 +31,11 @@ pub use self::{
 pub use crate::cache::{Bypass, FillOutcome, Hit, Limits, Protocols, Read, Reply, Stamp, Token, VariantKey};
 use crate::{
     cache::{Cache, Filled, Moment, Observed},
-    clock::Nanos,
+    clock::{self, Nanos},
     ids::{Generation, ServerId},
     metrics::Counters,
     resp::Raw,
-    upstream::control::Report,
+    upstream::{control::Report, lane::STALLED_AFTER},
 };
 
 /// While any hash has fields that expire by themselves, which the server does not signal, hash reads live this long.
@@ -130,6 +130,8 @@ pub struct Coherence<W> {
     hashes_live_short: AtomicBool,
     /// Scripts and the like in flight, which may keep the server from answering anybody.
     undeclared: AtomicUsize,
+    /// Since when there has been one all the time.
+    undeclared_since: AtomicU64,
     /// The calls of unsignalled commands at the last health check, and of which server.
     unsignalled: Mutex<(ServerId, HashMap<String, u64>)>,
     /// Breaks the link, so that it is dialled anew.
@@ -148,6 +150,7 @@ impl<W> Coherence<W> {
             server: AtomicU32::new(0),
             hashes_live_short: AtomicBool::new(false),
             undeclared: AtomicUsize::new(0),
+            undeclared_since: AtomicU64::new(0),
             unsignalled: Mutex::default(),
             relink: Notify::new(),
             link_counters,
@@ -327,17 +330,19 @@ impl<W> Coherence<W> {
         if kind == WriteKind::Flush {
             self.move_generation("a command that changes contents or rights wholesale was sent");
         }
-        if kind != WriteKind::Declared {
-            self.undeclared.fetch_add(1, Ordering::Relaxed);
+        if kind != WriteKind::Declared && self.undeclared.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.undeclared_since.store(clock::now().0, Ordering::Relaxed);
         }
         guard
     }
 
-    /// Whether nothing speaks against the server answering a PING at `now` as it always does: no script is in flight
-    /// that could keep it busy, and the link, where there is one, has heard from it lately.
+    /// Whether nothing speaks against the server answering a PING at `now` as it always does: no script has been in
+    /// flight for long enough to keep it busy, and the link, where there is one, has heard from it lately.
     pub fn expects_pong(&self, now: Nanos) -> bool {
+        let since = Nanos(self.undeclared_since.load(Ordering::Relaxed));
+        let may_be_busy = self.undeclared.load(Ordering::Relaxed) > 0 && now.since(since) > STALLED_AFTER;
         let is_silent = self.certifier.phase() == Phase::Live && !self.certifier.is_leased(now);
-        self.undeclared.load(Ordering::Relaxed) == 0 && !is_silent
+        !may_be_busy && !is_silent
     }
 
     /// Drops a key that some upstream reply shows to have changed, before that reply is passed on.

@@ -1,6 +1,6 @@
 //! Sending: which connection a client's commands travel on, and how they get there.
 
-use std::{rc::Rc, task::Waker};
+use std::{rc::Rc, sync::atomic::Ordering, task::Waker};
 
 use super::{
     Inner, Next, Session,
@@ -27,7 +27,7 @@ impl Session {
             debug_assert!(lane.profile == inner.profile, "a lane of another user, database or protocol");
             // A retired or stalled lane is left only when nothing is in flight on it: the order of a pipeline is the
             // lane's.
-            let suits = lane.is_usable() && !lane.is_stalled();
+            let suits = lane.is_usable() && !lane.is_stalled(self.now());
             if suits || (lane.is_open() && (inner.private_lane.is_some() || inner.in_flight > 0)) {
                 let congested = lane.is_congested(self.waker.borrow().as_ref());
                 return if congested { Err(NoLane::Wait) } else { Ok(Rc::clone(lane)) };
@@ -43,9 +43,14 @@ impl Session {
         Ok(shared)
     }
 
+    /// The time of the batch at hand.
+    fn now(&self) -> Nanos {
+        Nanos(self.info.active.load(Ordering::Relaxed))
+    }
+
     pub(super) fn pick(&self, profile: &Profile) -> Result<Pinned<Ticket>, NoLane> {
         let waker = self.waker.borrow().clone().unwrap_or_else(|| Waker::noop().clone());
-        match self.worker.lanes.pick(profile, &waker) {
+        match self.worker.lanes.pick(profile, self.now(), &waker) {
             Pick::Ready(lane) => Ok(lane),
             Pick::Dialing => Err(NoLane::Wait),
             Pick::Failed(error) => Err(NoLane::Failed(error)),
@@ -69,7 +74,7 @@ impl Session {
         };
         inner.expect(&place);
         self.worker.counters.upstream_commands.add(1);
-        if let Err(mut ticket) = lane.send(Ticket::new(Rc::clone(self), place, work), due, write) {
+        if let Err(mut ticket) = lane.send(Ticket::new(Rc::clone(self), place, work), batch.now, due, write) {
             inner.settle(&ticket.place);
             // Another worker's client may have joined since leave to fill was given.
             self.all_ask_again(ticket.give_up());

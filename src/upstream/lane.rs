@@ -42,6 +42,10 @@ const READ_BYTES: usize = 64 * 1024;
 /// While more than this waits to be written, clients with more requests wait too.
 const BACKLOG_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// A lane on which nothing has come for this long is no place for a client that can go elsewhere. Few commands but
+/// scripts take so much of the server's time, and a spare lane is cheap.
+pub const STALLED_AFTER: Duration = Duration::from_millis(50);
+
 /// With this many timed-out commands still unanswered, further ones are refused instead of queued behind them.
 const ORPHANS_MAX: usize = 10_000;
 
@@ -132,12 +136,8 @@ pub struct Lane<C: Completion> {
     retired: Cell<bool>,
     pins: Cell<usize>,
     used: Cell<Nanos>,
-    /// When the server last said something.
-    heard: Cell<Nanos>,
-    /// What `heard` was at the last sweep, if commands were in flight then; else [`Nanos::NEVER`].
-    heard_before: Cell<Nanos>,
-    /// See [`Lane::is_stalled`].
-    stalled: Cell<bool>,
+    /// Since when the command at the head of the queue has been waited for; [`Nanos::FOREVER`] while there is none.
+    waiting_since: Cell<Nanos>,
     /// When bytes of an unfinished reply last came in; [`Nanos::NEVER`] between replies.
     progress: Cell<Nanos>,
     driver: RefCell<Option<Waker>>,
@@ -164,9 +164,7 @@ impl<C: Completion> Lane<C> {
             retired: Cell::new(false),
             pins: Cell::new(0),
             used: Cell::new(clock::now()),
-            heard: Cell::new(clock::now()),
-            heard_before: Cell::new(Nanos::NEVER),
-            stalled: Cell::new(false),
+            waiting_since: Cell::new(Nanos::FOREVER),
             progress: Cell::new(Nanos::NEVER),
             driver: RefCell::new(None),
             kicked: Cell::new(false),
@@ -180,12 +178,21 @@ impl<C: Completion> Lane<C> {
 
     /// Queues one command, which `write` encodes; it may be several requests if the completion expects as many
     /// replies. `due` is when to give up waiting. Gives the completion back if the lane takes nothing any more.
-    pub fn send(&self, completion: C, due: Nanos, write: impl FnOnce(&mut OutputBuffer)) -> Result<(), C> {
+    pub fn send(
+        &self,
+        completion: C,
+        now: Nanos,
+        due: Nanos,
+        write: impl FnOnce(&mut OutputBuffer),
+    ) -> Result<(), C> {
         let mut queue = self.queue.borrow_mut();
         if self.state.get() != State::Open || queue.orphans >= ORPHANS_MAX {
             return Err(completion);
         }
         write(&mut queue.output);
+        if queue.in_flight.is_empty() {
+            self.waiting_since.set(now);
+        }
         queue.in_flight.push_back(InFlight { completion, due, orphan: false });
         drop(queue);
         self.kick();
@@ -202,11 +209,11 @@ impl<C: Completion> Lane<C> {
         self.is_open() && !self.retired.get()
     }
 
-    /// Whether the server has kept this lane waiting since the sweep before last: it runs a long script, or one of the
-    /// commands is held up by CLIENT PAUSE. A client with nothing in flight had better go elsewhere, where the server
-    /// may answer it, if only with -BUSY.
-    pub fn is_stalled(&self) -> bool {
-        self.stalled.get()
+    /// Whether the server keeps this lane waiting for longer than [`STALLED_AFTER`]: it runs a long script, or one of
+    /// the commands is held up by CLIENT PAUSE. A client with nothing in flight had better go elsewhere, where the
+    /// server may answer it, if only with -BUSY.
+    pub fn is_stalled(&self, now: Nanos) -> bool {
+        now.since(self.waiting_since.get()) > STALLED_AFTER
     }
 
     /// Commands that are not answered yet, timed-out ones included.
@@ -260,9 +267,6 @@ impl<C: Completion> Lane<C> {
 
     /// Answers those whose time is up. A reply that is still coming in holds up all behind it, rightly.
     pub fn sweep(&self, now: Nanos, timeout: Duration) {
-        let waits = !self.queue.borrow().in_flight.is_empty();
-        let heard = if waits { self.heard.get() } else { Nanos::NEVER };
-        self.stalled.set(waits && self.heard_before.replace(heard) == heard);
         let progress = self.progress.get();
         if progress != Nanos::NEVER && now.since(progress) < timeout {
             return;
@@ -396,9 +400,9 @@ impl<C: Completion> Lane<C> {
                     // After the read, so that no reply is ever dated before the server sent it.
                     let arrived = clock::now();
                     self.used.set(arrived);
-                    self.heard.set(arrived);
-                    self.stalled.set(false);
                     let result = self.deliver(reader, hooks, arrived);
+                    let waits = !self.queue.borrow().in_flight.is_empty();
+                    self.waiting_since.set(if waits { arrived } else { Nanos::FOREVER });
                     (hooks.batch_end)();
                     result?;
                     self.close_if_unused();

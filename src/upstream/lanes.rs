@@ -98,13 +98,13 @@ impl<C: Completion> Lanes<C> {
     }
 
     /// Finds a lane for a client of this profile, or starts dialling one.
-    pub fn pick(self: &Rc<Self>, profile: &Profile, waker: &Waker) -> Pick<C> {
+    pub fn pick(self: &Rc<Self>, profile: &Profile, now: Nanos, waker: &Waker) -> Pick<C> {
         let mut all = self.slots.borrow_mut();
         let slots = all.entry(profile.key()).or_insert_with(Slots::new);
         slots.lanes.retain(|lane| lane.is_usable());
-        let best = slots.lanes.iter().min_by_key(|lane| (lane.is_stalled(), lane.pins()));
+        let best = slots.lanes.iter().min_by_key(|lane| (lane.is_stalled(now), lane.pins()));
         let enough = slots.lanes.len() >= self.policy.per_profile;
-        let all_stalled = best.is_some_and(|lane| lane.is_stalled());
+        let all_stalled = best.is_some_and(|lane| lane.is_stalled(now));
         let may_open_spare = all_stalled && slots.lanes.len() < self.policy.per_profile + SPARE_LANES;
         if let Some(lane) = best.filter(|_| !may_open_spare) {
             let lane = Rc::clone(lane);
