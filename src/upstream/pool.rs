@@ -8,7 +8,7 @@
 
 use std::{net::TcpStream as StdStream, sync::Arc, time::Duration};
 
-use bb8_redis::bb8::{self, ManageConnection, PooledConnection, RunError};
+use bb8_redis::bb8::{self, ManageConnection, PooledConnection, QueueStrategy, RunError};
 use thiserror::Error;
 use tokio::net::TcpStream;
 
@@ -108,6 +108,9 @@ impl Pool {
             .idle_timeout(Some(IDLE_TIMEOUT))
             .connection_timeout(budget.wait)
             .retry_connection(false)
+            // The one used last is the likeliest to be in the wanted database, protocol and hands already, and then
+            // needs no handshake: not even one that a busy server would refuse.
+            .queue_strategy(QueueStrategy::Lifo)
             .test_on_check_out(true)
             .build_unchecked(Manager(Arc::clone(&dialer)));
         Self { dialer, places, budget }
