@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Inner, Next, Session, registry::ClientInfo, state::ReplyMode, worker::Mail};
+use super::{Inner, Next, Session, registry::ClientInfo, state::ReplyMode, ticket::Work, worker::Mail};
 use crate::{
     clock,
     coherence::Batch,
@@ -25,6 +25,29 @@ pub(super) const NAME_ERROR: &str = "ERR Client names cannot contain spaces, new
 /// Whether a text may stand as a name in CLIENT LIST.
 pub(super) fn is_name(name: &[u8]) -> bool {
     name.iter().all(|byte| (b'!'..=b'~').contains(byte))
+}
+
+/// Where a client's own tracking sends its invalidations.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Redirect {
+    /// The client's number here.
+    own: u64,
+    /// The number that the server has for the client's connection.
+    servers: i64,
+}
+
+impl Redirect {
+    /// A reply with the client's number in the place of the server's.
+    pub(super) fn shown<'a>(&self, raw: Raw<'a>) -> Raw<'a> {
+        let servers = format!(":{}\r\n", self.servers);
+        match memchr::memmem::find(&raw, servers.as_bytes()) {
+            Some(at) => {
+                let own = format!(":{}\r\n", self.own);
+                Raw::Shared([&raw[..at], own.as_bytes(), &raw[at + servers.len()..]].concat().into())
+            }
+            None => raw,
+        }
+    }
 }
 
 impl Session {
@@ -79,7 +102,16 @@ impl Session {
             return self.kill_clients(inner, args);
         }
         if subcommand.eq_ignore_ascii_case(b"TRACKING") {
-            return self.track(inner, batch, args, request);
+            return match self.redirect(args) {
+                Some((redirect, translated)) => {
+                    inner.redirect = Some(redirect);
+                    self.track(inner, batch, args, Raw::Borrowed(&translated))
+                }
+                None => self.track(inner, batch, args, request),
+            };
+        }
+        if let (true, Some(redirect)) = (is("GETREDIR", 2) || is("TRACKINGINFO", 2), inner.redirect) {
+            return self.forward(inner, batch, request, Work::Redirected(redirect));
         }
         if is("UNPAUSE", 2) && inner.exclusive.is_none() {
             return Self::ask_apart(inner, &request);
@@ -88,6 +120,25 @@ impl Session {
             return self.unblock(inner, batch, args, request);
         }
         self.forward_plain(inner, batch, request)
+    }
+
+    /// CLIENT TRACKING with REDIRECT, which names a client of nearhit where the server knows its connection by another
+    /// number. One without a connection of its own cannot hear of anything yet: it gets a number that nobody has.
+    fn redirect(&self, args: Args<'_>) -> Option<(Redirect, Vec<u8>)> {
+        let mut index = 3;
+        while !args.get(index)?.eq_ignore_ascii_case(b"REDIRECT") {
+            index += if args[index].eq_ignore_ascii_case(b"PREFIX") { 2 } else { 1 };
+        }
+        let own = number(args.get(index + 1)?)?;
+        let info = self.worker.shared.registry.get(ClientId(own));
+        let known = info.map(|info| info.exclusive.load(Ordering::Acquire)).filter(|number| *number != 0);
+        let redirect = Redirect { own, servers: known.unwrap_or(i64::MAX) };
+        let target = redirect.servers.to_string();
+        let words = args.iter().enumerate();
+        let words = words.map(|(at, word)| if at == index + 1 { target.as_bytes() } else { word });
+        let mut translated = Vec::new();
+        encode_request(words, &mut translated);
+        Some((redirect, translated))
     }
 
     /// CLIENT UNBLOCK: the connection that is blocked is the one that the client has to itself, and has another number.

@@ -167,7 +167,7 @@ impl Session {
             Transition::Ask(request) => {
                 let profile = self.inner.borrow().profile.clone();
                 let answer = self.worker.shared.dialer.ask(&profile, &request).await;
-                let verdict = answer.unwrap_or_else(|error| error.raw());
+                let verdict = answer.unwrap_or_else(|error| error.reply());
                 self.inner.borrow_mut().verdict = Some(Verdict::Answered(verdict));
             }
         }
@@ -303,6 +303,9 @@ impl Session {
         if let Some(exclusive) = inner.exclusive.as_mut() {
             exclusive.is_fresh = false;
         }
+        if inner.is_agreeing {
+            return Next::Hold;
+        }
         if inner.transaction.is_some() {
             return self.in_transaction(inner, command, class, batch, args, request);
         }
@@ -316,8 +319,9 @@ impl Session {
                 self.forward_plain(inner, batch, request)
             }
             Class::Session(Local::Select) => self.select_on_exclusive(inner, batch, args, request),
-            Class::Session(Local::Hello | Local::Auth) => inner
-                .refuse("ERR nearhit: HELLO and AUTH have to wait for EXEC, UNWATCH or the last UNSUBSCRIBE"),
+            Class::Session(local @ (Local::Hello | Local::Auth)) => {
+                self.agree_on_exclusive(inner, local, batch, args, request)
+            }
             Class::Session(local) => self.local(inner, local, batch, args, request),
             Class::Refused => Self::refuse_class(inner, command),
             Class::Multi => {
@@ -492,6 +496,18 @@ impl Session {
         };
         if !is_message {
             return Some(raw);
+        }
+        if kind == FrameKind::Push && pub_sub_frame(&raw) == PubSubFrame::Other {
+            // The client's own tracking. While it has a connection of its own it reads nothing from memory, so nothing
+            // can contradict what this tells.
+            let raw = match inner.redirect {
+                Some(redirect) => redirect.shown(raw),
+                None => raw,
+            };
+            inner.output.push_ahead(raw);
+            drop(inner);
+            self.worker.mark_dirty(self);
+            return None;
         }
         // Invariant 11: news does not outrun its key.
         let fence = if self.worker.shared.config.coherence.order_messages {

@@ -9,6 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     Next, UNDELIVERED_BYTES_PAUSE,
+    client::Redirect,
     exclusive::{Exclusive, Verdict},
     mget,
     output::{Output, Seq},
@@ -72,6 +73,10 @@ pub(super) struct Inner {
     /// SUBSCRIBEs and UNSUBSCRIBEs in flight.
     pub(super) subscribing: usize,
     pub(super) is_monitoring: bool,
+    /// A HELLO or AUTH is in flight on the exclusive connection: how to read what follows depends on its answer.
+    pub(super) is_agreeing: bool,
+    /// The client's own tracking sends invalidations to another client.
+    pub(super) redirect: Option<Redirect>,
     /// What an awaited checkout or verification came to, for the request that asked for it.
     pub(super) verdict: Option<Verdict>,
     /// Requests in flight before nothing more is taken.
@@ -118,6 +123,8 @@ impl Inner {
             subscriptions: Subscriptions::default(),
             subscribing: 0,
             is_monitoring: false,
+            is_agreeing: false,
+            redirect: None,
             verdict: None,
             pipeline_max,
         }

@@ -33,6 +33,12 @@ struct Hello {
     name: Option<Bytes>,
 }
 
+/// What an accepted HELLO or AUTH on an exclusive connection changes.
+pub(super) struct Agreement {
+    hello: Hello,
+    is_hello: bool,
+}
+
 impl Session {
     /// Dispatches a command of the session's own.
     pub(super) fn local(
@@ -195,6 +201,61 @@ impl Session {
         inner.reply_raw(&self.own_hello(&greeting, protocol))
     }
 
+    /// HELLO and AUTH of a client that cannot leave its connection: they are said on it, and hold if it accepts them.
+    pub(super) fn agree_on_exclusive(
+        self: &Rc<Self>,
+        inner: &mut Inner,
+        local: Local,
+        batch: &Batch,
+        args: Args<'_>,
+        request: Raw<'_>,
+    ) -> Next {
+        let parsed = match (local, args.len()) {
+            (Local::Hello, _) => parse_hello(args),
+            (_, 2) => Ok(Hello { credentials: Some(credentials(b"default", &args[1])), ..Hello::default() }),
+            (_, 3) => Ok(Hello { credentials: Some(credentials(&args[1], &args[2])), ..Hello::default() }),
+            // The server refuses it.
+            _ => return self.forward_plain(inner, batch, request),
+        };
+        let hello = match parsed {
+            Ok(hello) => hello,
+            Err(text) => return inner.refuse(&text),
+        };
+        if hello.credentials.is_some() && self.worker.shared.config.auth.mode == AuthMode::None {
+            return inner.refuse("ERR nearhit: AUTH has to wait for EXEC, UNWATCH or the last UNSUBSCRIBE");
+        }
+        if !inner.is_drained() {
+            return Next::Hold;
+        }
+        inner.spend_exclusive();
+        inner.is_agreeing = true;
+        let agreement = Agreement { hello, is_hello: local == Local::Hello };
+        self.forward(inner, batch, request, Work::Agree(Box::new(agreement)))
+    }
+
+    /// The server has answered; returns what the client is to read.
+    pub(super) fn agreed(&self, agreement: Agreement, raw: Bytes) -> Bytes {
+        self.not_agreed();
+        if reply::is_error(&raw) {
+            return raw;
+        }
+        let Agreement { hello, is_hello } = agreement;
+        let identity =
+            hello.credentials.map(|credentials| self.worker.shared.identities.verified(credentials));
+        self.changed(|profile| {
+            profile.protocol = hello.protocol.unwrap_or(profile.protocol);
+            profile.identity = identity.unwrap_or_else(|| Arc::clone(&profile.identity));
+        });
+        if let Some(name) = hello.name {
+            self.info.details.lock().name = name;
+        }
+        if is_hello { self.own_hello(&raw, self.protocol()).into() } else { raw }
+    }
+
+    pub(super) fn not_agreed(&self) {
+        self.inner.borrow_mut().is_agreeing = false;
+    }
+
     /// The server's HELLO as it would be if this client had asked it: with the client's own id.
     fn own_hello(&self, greeting: &[u8], protocol: Protocol) -> Vec<u8> {
         if greeting.first() == Some(&b'-') && greeting.starts_with(b"-ERR unknown command") {
@@ -244,6 +305,7 @@ impl Session {
         inner.transaction = None;
         inner.is_watching = false;
         inner.is_monitoring = false;
+        inner.redirect = None;
         inner.subscriptions = Subscriptions::default();
         inner.reply_mode = ReplyMode::On;
         inner.mute = false;

@@ -11,6 +11,8 @@ use smallvec::SmallVec;
 
 use super::{
     Session,
+    client::Redirect,
+    local::Agreement,
     mget::{Mget, Parts},
     output::Seq,
     state::Transaction,
@@ -86,6 +88,10 @@ pub(super) enum Work {
     Leave,
     /// What leaves its connection in a state that only its end undoes.
     Spend,
+    /// HELLO or AUTH on an exclusive connection.
+    Agree(Box<Agreement>),
+    /// A command whose answer may name the client that invalidations are redirected to.
+    Redirected(Redirect),
     /// MONITOR: what follows its answer is not asked for one by one.
     Monitor,
 }
@@ -251,6 +257,11 @@ impl Completion for Ticket {
                 }
                 self.answer(raw, None);
             }
+            Work::Agree(agreement) => {
+                let raw = self.session.agreed(*agreement, raw.into_bytes());
+                self.answer(Raw::Shared(raw), None);
+            }
+            Work::Redirected(redirect) => self.answer(redirect.shown(raw), None),
             Work::Read(read) => {
                 match &read.variant {
                     Some(asked) if !reply::is_error(&raw) => {
@@ -347,6 +358,10 @@ impl Completion for Ticket {
                 None
             }
             Work::Read(read) => Some(read.request),
+            Work::Agree(_) => {
+                session.not_agreed();
+                None
+            }
             Work::Mget(mget) => Some(mget.abandon(&session)),
             // Dropping the rest ends its guards: the keys are dropped once more and unblocked.
             _ => None,
