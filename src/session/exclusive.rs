@@ -12,18 +12,17 @@ use std::{
 use super::{
     Inner, Next, Session,
     registry::ClientInfo,
-    state::{PubSubFrame, Transaction, pub_sub_frame},
+    state::Transaction,
     ticket::{Ticket, Work},
     write::keys,
 };
 use bytes::Bytes;
 
 use crate::{
-    clock::Nanos,
     coherence::Batch,
-    command::{Class, Command, Local, SubscribeKind},
+    command::{Class, Command, Local},
     ids::Database,
-    resp::{Args, FrameKind, Protocol, Raw, encode_request, reply},
+    resp::{Args, FrameKind, Protocol, Raw},
     upstream::{
         connection::DialError,
         identity::{Credentials, Identity},
@@ -67,7 +66,7 @@ pub(super) enum Purpose {
 pub(super) struct Exclusive {
     pub(super) lane: Rc<Lane<Ticket>>,
     place: pool::Exclusive,
-    purpose: Purpose,
+    pub(super) purpose: Purpose,
     /// It is in a state that cannot be undone, and must be thrown away: MONITOR, SCRIPT DEBUG, a client's own
     /// tracking.
     is_spent: bool,
@@ -371,99 +370,6 @@ impl Session {
         }
     }
 
-    /// Between MULTI and EXEC everything is forwarded and queued by the server; here the keys are collected.
-    fn in_transaction(
-        self: &Rc<Self>,
-        inner: &mut Inner,
-        command: &Command,
-        class: Class,
-        batch: &Batch,
-        args: Args<'_>,
-        request: Raw<'_>,
-    ) -> Next {
-        match class {
-            Class::Session(local @ (Local::Quit | Local::Reset)) => {
-                return self.local(inner, local, batch, args, request);
-            }
-            Class::Exec => return self.exec(inner, batch, request),
-            Class::Discard if args.len() == 1 => {
-                inner.transaction = None;
-                inner.is_watching = false;
-                return self.forward(inner, batch, request, Work::Leave);
-            }
-            // Refused at once by the server, and not queued; DISCARD for its arguments, which does not end the transaction.
-            Class::Multi | Class::Watch | Class::Discard => return self.forward_plain(inner, batch, request),
-            // These would change the connection under us.
-            Class::Session(Local::Hello | Local::Auth)
-            | Class::Monitor
-            | Class::ScriptDebug
-            | Class::Refused => return self.spoil(inner, batch, &args[0]),
-            Class::Session(Local::Client) if changes_connection(args.get(1)) => {
-                return self.spoil(inner, batch, &args[0]);
-            }
-            _ => {}
-        }
-        let kind = self.write_kind(class);
-        let Some(transaction) = inner.transaction.as_mut() else { return Next::Hold };
-        transaction.kind = transaction.kind.max(kind);
-        if class == Class::ReadUndeclared {
-            transaction.kind = transaction.kind.max(crate::coherence::WriteKind::Undeclared);
-        }
-        if class == Class::Session(Local::Select)
-            && let Some(database) = args.get(1).and_then(database)
-        {
-            transaction.selects.push((transaction.queued, database));
-        }
-        transaction.subscribes |= matches!(class, Class::Subscribe(_));
-        let (writes, reads) = keys(command, args);
-        transaction.writes.extend(writes);
-        transaction.reads.extend(reads);
-        transaction.queued += 1;
-        let lane = match self.lane(inner) {
-            Ok(lane) => lane,
-            Err(reason) => return inner.no_lane(reason),
-        };
-        let place = inner.place();
-        self.send(inner, batch, &lane, place, Work::Plain, |out| out.push(request))
-    }
-
-    /// EXEC: the union of the queue is one write.
-    fn exec(self: &Rc<Self>, inner: &mut Inner, batch: &Batch, request: Raw<'_>) -> Next {
-        let Some(transaction) = inner.transaction.take() else { return Next::Hold };
-        inner.is_watching = false;
-        if let (true, Some(exclusive)) = (transaction.subscribes, inner.exclusive.as_mut()) {
-            exclusive.purpose = Purpose::Waiting;
-        }
-        let writes = transaction.writes.iter().map(|key| &**key);
-        let guard = self.worker.shared.coherence.begin_write(transaction.kind, writes);
-        self.worker.counters.writes.add(1);
-        self.forward(inner, batch, request, Work::Exec { guard, transaction })
-    }
-
-    /// Has the server refuse a command, and thereby the transaction: one that it cannot know is sent instead, and
-    /// the error names it.
-    fn spoil(self: &Rc<Self>, inner: &mut Inner, batch: &Batch, name: &[u8]) -> Next {
-        let mut request = Vec::new();
-        encode_request([&b"nearhit:not-in-a-transaction"[..], name], &mut request);
-        self.forward_plain(inner, batch, Raw::Borrowed(&request))
-    }
-
-    fn subscribe(
-        self: &Rc<Self>,
-        inner: &mut Inner,
-        kind: SubscribeKind,
-        batch: &Batch,
-        args: Args<'_>,
-        request: Raw<'_>,
-    ) -> Next {
-        if let Some(exclusive) = inner.exclusive.as_mut() {
-            exclusive.purpose = Purpose::Waiting;
-        }
-        inner.subscribing += 1;
-        let work = Work::Subscribe { kind, named: args.len() - 1, left: None, gathered: Vec::new() };
-        self.forward(inner, batch, request, work)
-    }
-
     fn select_on_exclusive(
         self: &Rc<Self>,
         inner: &mut Inner,
@@ -477,83 +383,6 @@ impl Session {
         }
     }
 
-    // ---- subscriptions ----------------------------------------------------------------------------------------
-
-    /// A frame on the exclusive connection: kept if nobody asked for it, given back if it is a reply.
-    fn unsolicited<'a>(self: &Rc<Self>, raw: Raw<'a>, kind: FrameKind, arrived: Nanos) -> Option<Raw<'a>> {
-        let mut inner = self.inner.borrow_mut();
-        let is_resp2_subscriber =
-            inner.profile.protocol == Protocol::Resp2 && !inner.subscriptions.is_empty();
-        let is_message = match (kind, pub_sub_frame(&raw)) {
-            // A confirmation that no command waits for: the server has unsubscribed the client by itself.
-            (FrameKind::Push, PubSubFrame::Confirmation(kind)) if inner.subscribing == 0 => {
-                inner.subscriptions.confirm(kind, &raw);
-                true
-            }
-            (FrameKind::Push, frame) => !matches!(frame, PubSubFrame::Confirmation(_)),
-            (FrameKind::Reply, _) if inner.is_monitoring => is_monitor_line(&raw),
-            (FrameKind::Reply, frame) => is_resp2_subscriber && frame == PubSubFrame::Message,
-        };
-        if !is_message {
-            return Some(raw);
-        }
-        if kind == FrameKind::Push && pub_sub_frame(&raw) == PubSubFrame::Other {
-            // The client's own tracking. While it has a connection of its own it reads nothing from memory, so nothing
-            // can contradict what this tells.
-            let raw = match inner.redirect {
-                Some(redirect) => redirect.shown(raw),
-                None => raw,
-            };
-            inner.output.push_ahead(raw);
-            drop(inner);
-            self.worker.mark_dirty(self);
-            return None;
-        }
-        // Invariant 11: news does not outrun its key.
-        let fence = if self.worker.shared.config.coherence.order_messages {
-            self.worker.fence(arrived)
-        } else {
-            None
-        };
-        inner.output.append_message(raw, fence);
-        drop(inner);
-        self.worker.mark_dirty(self);
-        None
-    }
-
-    /// A SUBSCRIBE or UNSUBSCRIBE has had all its confirmations, or an error.
-    pub(super) fn subscribe_ended(&self) {
-        self.inner.borrow_mut().subscribing -= 1;
-    }
-
-    pub(super) fn confirmations(&self, kind: SubscribeKind, named: usize) -> usize {
-        self.inner.borrow_mut().subscriptions.confirmations(kind, named)
-    }
-
-    pub(super) fn confirmed(&self, kind: SubscribeKind, frame: &[u8]) {
-        let mut inner = self.inner.borrow_mut();
-        inner.subscriptions.confirm(kind, frame);
-        self.info.details.lock().subscriptions = inner.subscriptions.counts();
-    }
-
-    /// A transaction may have held SUBSCRIBEs, whose confirmations are among EXEC's results.
-    pub(super) fn executed(&self, exec_reply: &[u8]) {
-        for result in reply::elements(exec_reply).into_iter().flatten() {
-            if let PubSubFrame::Confirmation(kind) = pub_sub_frame(result) {
-                self.confirmed(kind, result);
-            }
-        }
-    }
-
-    /// MULTI was answered, or its time is up: then nobody knows what state its connection is in.
-    pub(super) fn multi_answered(&self, is_open: bool) {
-        let mut inner = self.inner.borrow_mut();
-        match inner.transaction.as_mut() {
-            Some(transaction) if is_open => transaction.is_open = true,
-            _ => inner.transaction = None,
-        }
-    }
-
     /// The exclusive connection may not be in the state that the next client would expect.
     pub(super) fn soiled(&self) {
         if let Some(exclusive) = self.inner.borrow_mut().exclusive.as_mut() {
@@ -561,16 +390,9 @@ impl Session {
         }
     }
 
-    /// MONITOR has begun: what follows its answer is not asked for line by line.
-    pub(super) fn monitors(&self) {
-        self.inner.borrow_mut().is_monitoring = true;
-    }
-
     /// The exclusive connection is in a state that only its end undoes.
     pub(super) fn spent(&self) {
-        if let Some(exclusive) = self.inner.borrow_mut().exclusive.as_mut() {
-            exclusive.is_spent = true;
-        }
+        self.inner.borrow_mut().spend_exclusive();
     }
 
     /// A client's own CLIENT TRACKING is a connection's state, so it gets a connection of its own to have it on.
@@ -611,28 +433,14 @@ impl Session {
 }
 
 impl Inner {
-    /// Whether the client is, or is about to be, subscribed to something.
-    fn is_subscriber(&self) -> bool {
-        !self.subscriptions.is_empty() || self.subscribing > 0
+    /// The exclusive connection is of no use to anybody else any more.
+    pub(super) fn spend_exclusive(&mut self) {
+        if let Some(exclusive) = self.exclusive.as_mut() {
+            exclusive.is_spent = true;
+        }
     }
 }
 
-/// Subcommands of CLIENT that change the state of the connection they are sent on.
-fn changes_connection(subcommand: Option<&[u8]>) -> bool {
-    subcommand.is_some_and(|name| {
-        [&b"REPLY"[..], b"TRACKING", b"CACHING", b"SETNAME", b"SETINFO", b"NO-EVICT", b"NO-TOUCH"]
-            .iter()
-            .any(|known| name.eq_ignore_ascii_case(known))
-    })
-}
-
-fn database(text: &[u8]) -> Option<Database> {
+pub(super) fn database(text: &[u8]) -> Option<Database> {
     std::str::from_utf8(text).ok()?.parse().ok().map(Database)
-}
-
-/// `+1700000000.123456 [0 127.0.0.1:1234] "get" "k"`.
-fn is_monitor_line(raw: &[u8]) -> bool {
-    raw.first() == Some(&b'+')
-        && raw.get(1).is_some_and(u8::is_ascii_digit)
-        && raw.windows(2).any(|two| two == b" [")
 }

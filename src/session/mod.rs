@@ -16,12 +16,14 @@ mod inner;
 mod local;
 mod mget;
 mod output;
+mod pubsub;
 mod read;
 pub mod registry;
 mod send;
 mod state;
 mod stats;
 mod ticket;
+mod transaction;
 pub mod worker;
 mod write;
 

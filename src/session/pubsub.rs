@@ -1,0 +1,124 @@
+//! Subscriptions and MONITOR: what a server says without being asked each time.
+
+use std::rc::Rc;
+
+use super::{
+    Inner, Next, Session,
+    exclusive::Purpose,
+    state::{PubSubFrame, pub_sub_frame},
+    ticket::Work,
+};
+use crate::{
+    clock::Nanos,
+    coherence::Batch,
+    command::SubscribeKind,
+    resp::{Args, FrameKind, Protocol, Raw, reply},
+};
+
+impl Session {
+    pub(super) fn subscribe(
+        self: &Rc<Self>,
+        inner: &mut Inner,
+        kind: SubscribeKind,
+        batch: &Batch,
+        args: Args<'_>,
+        request: Raw<'_>,
+    ) -> Next {
+        if let Some(exclusive) = inner.exclusive.as_mut() {
+            exclusive.purpose = Purpose::Waiting;
+        }
+        inner.subscribing += 1;
+        let work = Work::Subscribe { kind, named: args.len() - 1, left: None, gathered: Vec::new() };
+        self.forward(inner, batch, request, work)
+    }
+
+    /// A frame on the exclusive connection: kept if nobody asked for it, given back if it is a reply.
+    pub(super) fn unsolicited<'a>(
+        self: &Rc<Self>,
+        raw: Raw<'a>,
+        kind: FrameKind,
+        arrived: Nanos,
+    ) -> Option<Raw<'a>> {
+        let mut inner = self.inner.borrow_mut();
+        let is_resp2_subscriber =
+            inner.profile.protocol == Protocol::Resp2 && !inner.subscriptions.is_empty();
+        let is_message = match (kind, pub_sub_frame(&raw)) {
+            // A confirmation that no command waits for: the server has unsubscribed the client by itself.
+            (FrameKind::Push, PubSubFrame::Confirmation(kind)) if inner.subscribing == 0 => {
+                inner.subscriptions.confirm(kind, &raw);
+                true
+            }
+            (FrameKind::Push, frame) => !matches!(frame, PubSubFrame::Confirmation(_)),
+            (FrameKind::Reply, _) if inner.is_monitoring => is_monitor_line(&raw),
+            (FrameKind::Reply, frame) => is_resp2_subscriber && frame == PubSubFrame::Message,
+        };
+        if !is_message {
+            return Some(raw);
+        }
+        if kind == FrameKind::Push && pub_sub_frame(&raw) == PubSubFrame::Other {
+            // The client's own tracking. While it has a connection of its own it reads nothing from memory, so nothing
+            // can contradict what this tells.
+            let raw = match inner.redirect {
+                Some(redirect) => redirect.shown(raw),
+                None => raw,
+            };
+            inner.output.push_ahead(raw);
+            drop(inner);
+            self.worker.mark_dirty(self);
+            return None;
+        }
+        // Invariant 11: news does not outrun its key.
+        let fence = if self.worker.shared.config.coherence.order_messages {
+            self.worker.fence(arrived)
+        } else {
+            None
+        };
+        inner.output.append_message(raw, fence);
+        drop(inner);
+        self.worker.mark_dirty(self);
+        None
+    }
+
+    /// A SUBSCRIBE or UNSUBSCRIBE has had all its confirmations, or an error.
+    pub(super) fn subscribe_ended(&self) {
+        self.inner.borrow_mut().subscribing -= 1;
+    }
+
+    pub(super) fn confirmations(&self, kind: SubscribeKind, named: usize) -> usize {
+        self.inner.borrow_mut().subscriptions.confirmations(kind, named)
+    }
+
+    pub(super) fn confirmed(&self, kind: SubscribeKind, frame: &[u8]) {
+        let mut inner = self.inner.borrow_mut();
+        inner.subscriptions.confirm(kind, frame);
+        self.info.details.lock().subscriptions = inner.subscriptions.counts();
+    }
+
+    /// A transaction may have held SUBSCRIBEs, whose confirmations are among EXEC's results.
+    pub(super) fn executed(&self, exec_reply: &[u8]) {
+        for result in reply::elements(exec_reply).into_iter().flatten() {
+            if let PubSubFrame::Confirmation(kind) = pub_sub_frame(result) {
+                self.confirmed(kind, result);
+            }
+        }
+    }
+
+    /// MONITOR has begun: what follows its answer is not asked for line by line.
+    pub(super) fn monitors(&self) {
+        self.inner.borrow_mut().is_monitoring = true;
+    }
+}
+
+impl Inner {
+    /// Whether the client is, or is about to be, subscribed to something.
+    pub(super) fn is_subscriber(&self) -> bool {
+        !self.subscriptions.is_empty() || self.subscribing > 0
+    }
+}
+
+/// `+1700000000.123456 [0 127.0.0.1:1234] "get" "k"`.
+fn is_monitor_line(raw: &[u8]) -> bool {
+    raw.first() == Some(&b'+')
+        && raw.get(1).is_some_and(u8::is_ascii_digit)
+        && raw.windows(2).any(|two| two == b" [")
+}

@@ -1,0 +1,112 @@
+//! MULTI to EXEC: what is queued by the server is added up here, so that EXEC can be one write of all its keys.
+
+use std::rc::Rc;
+
+use super::{
+    Inner, Next, Session,
+    exclusive::{Purpose, database},
+    ticket::Work,
+    write::keys,
+};
+use crate::{
+    coherence::{Batch, WriteKind},
+    command::{Class, Command, Local},
+    resp::{Args, Raw, encode_request},
+};
+
+impl Session {
+    /// Between MULTI and EXEC everything is forwarded and queued by the server; here the keys are collected.
+    pub(super) fn in_transaction(
+        self: &Rc<Self>,
+        inner: &mut Inner,
+        command: &Command,
+        class: Class,
+        batch: &Batch,
+        args: Args<'_>,
+        request: Raw<'_>,
+    ) -> Next {
+        match class {
+            Class::Session(local @ (Local::Quit | Local::Reset)) => {
+                return self.local(inner, local, batch, args, request);
+            }
+            Class::Exec => return self.exec(inner, batch, request),
+            Class::Discard if args.len() == 1 => {
+                inner.transaction = None;
+                inner.is_watching = false;
+                return self.forward(inner, batch, request, Work::Leave);
+            }
+            // Refused at once by the server, and not queued; DISCARD for its arguments, which does not end the transaction.
+            Class::Multi | Class::Watch | Class::Discard => return self.forward_plain(inner, batch, request),
+            // These would change the connection under us.
+            Class::Session(Local::Hello | Local::Auth)
+            | Class::Monitor
+            | Class::ScriptDebug
+            | Class::Refused => return self.spoil(inner, batch, &args[0]),
+            Class::Session(Local::Client) if changes_connection(args.get(1)) => {
+                return self.spoil(inner, batch, &args[0]);
+            }
+            _ => {}
+        }
+        let kind = self.write_kind(class);
+        let Some(transaction) = inner.transaction.as_mut() else { return Next::Hold };
+        transaction.kind = transaction.kind.max(kind);
+        if class == Class::ReadUndeclared {
+            transaction.kind = transaction.kind.max(WriteKind::Undeclared);
+        }
+        if class == Class::Session(Local::Select)
+            && let Some(database) = args.get(1).and_then(database)
+        {
+            transaction.selects.push((transaction.queued, database));
+        }
+        transaction.subscribes |= matches!(class, Class::Subscribe(_));
+        let (writes, reads) = keys(command, args);
+        transaction.writes.extend(writes);
+        transaction.reads.extend(reads);
+        transaction.queued += 1;
+        let lane = match self.lane(inner) {
+            Ok(lane) => lane,
+            Err(reason) => return inner.no_lane(reason),
+        };
+        let place = inner.place();
+        self.send(inner, batch, &lane, place, Work::Plain, |out| out.push(request))
+    }
+
+    /// EXEC: the union of the queue is one write.
+    pub(super) fn exec(self: &Rc<Self>, inner: &mut Inner, batch: &Batch, request: Raw<'_>) -> Next {
+        let Some(transaction) = inner.transaction.take() else { return Next::Hold };
+        inner.is_watching = false;
+        if let (true, Some(exclusive)) = (transaction.subscribes, inner.exclusive.as_mut()) {
+            exclusive.purpose = Purpose::Waiting;
+        }
+        let writes = transaction.writes.iter().map(|key| &**key);
+        let guard = self.worker.shared.coherence.begin_write(transaction.kind, writes);
+        self.worker.counters.writes.add(1);
+        self.forward(inner, batch, request, Work::Exec { guard, transaction })
+    }
+
+    /// Has the server refuse a command, and thereby the transaction: one that it cannot know is sent instead, and
+    /// the error names it.
+    pub(super) fn spoil(self: &Rc<Self>, inner: &mut Inner, batch: &Batch, name: &[u8]) -> Next {
+        let mut request = Vec::new();
+        encode_request([&b"nearhit:not-in-a-transaction"[..], name], &mut request);
+        self.forward_plain(inner, batch, Raw::Borrowed(&request))
+    }
+
+    /// MULTI was answered, or its time is up: then nobody knows what state its connection is in.
+    pub(super) fn multi_answered(&self, is_open: bool) {
+        let mut inner = self.inner.borrow_mut();
+        match inner.transaction.as_mut() {
+            Some(transaction) if is_open => transaction.is_open = true,
+            _ => inner.transaction = None,
+        }
+    }
+}
+
+/// Subcommands of CLIENT that change the state of the connection they are sent on.
+fn changes_connection(subcommand: Option<&[u8]>) -> bool {
+    subcommand.is_some_and(|name| {
+        [&b"REPLY"[..], b"TRACKING", b"CACHING", b"SETNAME", b"SETINFO", b"NO-EVICT", b"NO-TOUCH"]
+            .iter()
+            .any(|known| name.eq_ignore_ascii_case(known))
+    })
+}
