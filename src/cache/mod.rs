@@ -159,6 +159,26 @@ impl<W> Cache<W> {
         })
     }
 
+    /// What a reader does that cannot send its read now: joins the one in flight, if there is one that it may join.
+    pub fn join(
+        &self,
+        key: &[u8],
+        variant: &VariantKey<'_>,
+        at: &Moment,
+        waiter: impl FnOnce() -> W,
+    ) -> bool {
+        let hash = self.hash(key);
+        let joined = self.write(hash).edit(hash, key, |record, ledger| {
+            let Record::Slot(slot) = record else { return (false, Fate::Keep) };
+            let joined = match slot.entrance(variant, at, ledger) {
+                Entrance::Join(flight) => flight.join(at.now, waiter),
+                Entrance::Begin | Entrance::Bypass(_) => false,
+            };
+            (joined, record.fate())
+        });
+        joined.unwrap_or(false)
+    }
+
     /// What a reader does that has to send its read in any case: starts a flight, unless one is under way or there is
     /// a valid entry already.
     pub fn fetch_only(&self, key: &[u8], variant: &VariantKey<'_>, at: &Moment) -> Option<Token<W>> {

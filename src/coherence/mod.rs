@@ -232,6 +232,17 @@ impl<W> Coherence<W> {
         self.cache.join_or_fetch(read.key, read.variant, &self.at(batch), found, waiter)
     }
 
+    /// Invariant 2 for a client that has no lane at the moment: it may join a read in flight all the same.
+    pub fn join(
+        &self,
+        key: &[u8],
+        variant: &VariantKey<'_>,
+        batch: &Batch,
+        waiter: impl FnOnce() -> W,
+    ) -> bool {
+        batch.leased && self.cache.join(key, variant, &self.at(batch), waiter)
+    }
+
     /// Invariant 2 without joining: leave to fill for a read that has to be sent in any case.
     pub fn fetch(&self, read: &Missed<'_>, batch: &Batch) -> Option<Token<W>> {
         if !batch.leased || !read.server.is_same(self.server()) || !self.is_tracked(read.key) {

@@ -9,6 +9,7 @@ use super::{
     Inner, Next, Session,
     inner::Repeat,
     output::Seq,
+    send::NoLane,
     ticket::{self, AskedVariant, Fill, Nature, Place, PlainRead, Ticket, Work},
     worker::Waiter,
 };
@@ -48,17 +49,21 @@ impl Session {
         if eligible && self.hit(inner, key, &variant, batch) {
             return Next::Done;
         }
+        let coherence = &self.worker.shared.coherence;
+        let seq = inner.output.next_seq();
+        let waiter = Waiter { worker: self.worker.id, client: self.info.id, seq };
         let lane = match self.lane(inner) {
             Ok(lane) => lane,
+            Err(NoLane::Wait) if eligible && coherence.join(key, &variant, batch, || waiter) => {
+                self.join(inner, seq, key, &request);
+                return Next::Done;
+            }
             Err(reason) => return inner.no_lane(reason),
         };
-        let coherence = &self.worker.shared.coherence;
         let missed = Missed { key, variant: &variant, server: lane.greeting.server };
         let token = if !inner.profile.identity.may_cache(coherence.generation()) {
             None
         } else if eligible {
-            let seq = inner.output.next_seq();
-            let waiter = Waiter { worker: self.worker.id, client: self.info.id, seq };
             match coherence.miss(&missed, batch, |hit| copy(inner, &hit), || waiter) {
                 // Filled between the two looks.
                 Read::Hit(taken) => {

@@ -145,6 +145,19 @@ fn who_joined_at_or_after_the_deadline_asks_again() {
 }
 
 #[test]
+fn a_reader_that_cannot_send_may_still_join() {
+    let (cache, (one, two)) = (unbounded(), pair());
+    assert!(!cache.join(K, &one, &at(1), || 5));
+    assert!(!cache.invalidate(K), "no slot was made");
+    let token = cache.fetch(K, &one, &at(1));
+    assert!(!cache.join(K, &two, &at(2), || 6), "another variant");
+    assert!(cache.join(K, &one, &at(2), || 7));
+    assert_eq!(cache.fill_now(K, token, A, &at(4)).waiters, [7]);
+    assert!(!cache.join(K, &one, &at(5), || 8), "it has landed");
+    cache.check_invariants();
+}
+
+#[test]
 fn a_read_that_is_sent_in_any_case_gets_a_token_only_where_none_is_out() {
     let (cache, (one, two)) = (unbounded(), pair());
     let token = cache.fetch_only(K, &one, &at(1)).expect("nothing stands against it");
