@@ -131,7 +131,9 @@ fn a_write_detaches_a_read_in_flight() {
         eventually("the invalidation has come", || house.proxy.stat("invalidations") > invalidations);
         // Who asks now may not be given that reply.
         let mut late = house.client();
+        let misses = house.proxy.stat("misses");
         late.send(&["GET", "k"]);
+        eventually("it asks for itself", || house.proxy.stat("misses") > misses);
         flight.land();
         assert_eq!(shown(&late.recv()), shown(&bulk("new")), "round {round}");
         for client in [&mut flight.first].into_iter().chain(&mut flight.joiners) {

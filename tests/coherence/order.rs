@@ -9,7 +9,7 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use crate::common::Client;
-use crate::common::resp::{children, integer, payload, shown};
+use crate::common::resp::{children, encode, integer, payload, shown};
 use crate::{Ask, House, LONG_LEASE};
 
 const READERS: u64 = 8;
@@ -160,6 +160,74 @@ fn text(reply: &[u8]) -> usize {
 
 fn number(reply: &[u8]) -> usize {
     usize::try_from(integer(reply)).expect("a length")
+}
+
+/// The same, one by one: whoever it is that sees Redis itself first, by whatever it may be.
+#[test]
+fn whoever_saw_it_first_nobody_sees_less() {
+    let house = House::start();
+    house.proxy.wait_live();
+    let (mut reader, mut first, mut outside) = (house.client(), house.client(), house.outside());
+    // One for whom nothing is cached, since it may not ask how long a key lives.
+    outside.must("ACL SETUSER meek on >m ~* +get");
+    let mut meek = house.client();
+    meek.expect(b"+OK\r\n", &["AUTH", "meek", "m"]);
+    let one_by_one: &[Way] = &[
+        ("one for whom nothing is cached", |client, _| vec![text(&client.must("GET k"))]),
+        ("one who watches", |client, _| {
+            client.must("WATCH k");
+            let length = text(&client.must("GET k"));
+            client.must("UNWATCH");
+            vec![length]
+        }),
+    ];
+    let ways = one_by_one.iter().chain(&CACHED[1..]).chain(UNCACHED);
+    for (number, (name, look)) in (0..).zip(ways) {
+        for round in 0..4 {
+            house.relay.link().delay(0, 0);
+            outside.must("SET k x");
+            // Not in the way of what another round has left to certify.
+            house.proxy.settle();
+            house.heat(&mut reader, "GET k");
+            house.proxy.settle();
+            house.delay_pushes();
+            outside.must("APPEND k y");
+            let client = if number == 0 { &mut meek } else { &mut first };
+            let seen = look(client, 0)[0];
+            let then = text(&reader.must("GET k"));
+            assert!(then >= seen, "{seen} by {name}, {then} by GET then, round {round}");
+        }
+    }
+}
+
+/// An MGET that was answered in part from memory may have to be asked again as a whole; what follows it in its
+/// pipeline would then be older than it is.
+#[test]
+fn what_follows_an_mget_in_a_pipeline_is_not_older() {
+    let house = House::start();
+    house.proxy.wait_live();
+    let (mut reader, mut outside) = (house.client(), house.outside());
+    for round in 0..10 {
+        house.relay.link().delay(0, 0);
+        outside.must("SET k x");
+        house.proxy.settle();
+        house.heat(&mut reader, "GET k");
+        house.proxy.settle();
+        house.delay_pushes();
+        let gets = house.redis.calls("mget") + house.redis.calls("strlen");
+        reader.send_raw(&encode(&["MGET", "k", &format!("missing{round}")]));
+        reader.send_raw(&encode(&["STRLEN", "k"]));
+        // Both may be at Redis now, and the MGET waits to be certified.
+        for _ in 0..20 {
+            if house.redis.calls("mget") + house.redis.calls("strlen") >= gets + 2 {
+                break;
+            }
+        }
+        outside.must("APPEND k y");
+        let first = text(children(&reader.recv())[0]);
+        let second = number(&reader.recv());
+        assert!(second >= first, "{first} and then {second}, round {round}");
+    }
 }
 
 #[test]

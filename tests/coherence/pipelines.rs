@@ -12,7 +12,7 @@ use crate::common::Client;
 use crate::common::resp::{children, encode, shown};
 use crate::{House, bulk, is_own_error, kill_named};
 
-const PIPELINES: u32 = 300;
+const PIPELINES: u32 = 250;
 const COMMANDS_MAX: usize = 40;
 const KEYS: usize = 3;
 /// Longer values are replaced, so that numbers stay numbers.
@@ -182,6 +182,10 @@ impl Model {
         let bytes: Vec<u8> = commands.iter().flat_map(|command| encode(&self.words(command))).collect();
         let cut = random.usize(..bytes.len());
         client.send_raw(&bytes[..cut]);
+        if random.u8(..4) == 0 {
+            // Some of the first half is answered by now, or waits for its fence.
+            thread::sleep(Duration::from_micros(random.u64(..3_000)));
+        }
         client.send_raw(&bytes[cut..]);
         let replies: Vec<Vec<u8>> = commands.iter().map(|_| client.recv()).collect();
         for (index, (command, reply)) in commands.iter().zip(&replies).enumerate() {

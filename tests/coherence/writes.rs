@@ -250,6 +250,27 @@ impl Routes {
     }
 }
 
+/// An invalidation knows no databases, but a cached value does.
+#[test]
+fn databases_are_apart() {
+    let house = House::start();
+    house.proxy.wait_live();
+    let mut clients = [house.client(), house.client(), house.client()];
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.must(&format!("SELECT {number}"));
+        client.must(&format!("SET k {number}"));
+    }
+    for _ in 0..20 {
+        for (number, client) in clients.iter_mut().enumerate() {
+            assert_eq!(shown(&house.heat(client, "GET k")), shown(&bulk(&number.to_string())));
+            client.must(&format!("SET k {number}"));
+        }
+        for (number, client) in clients.iter_mut().enumerate() {
+            client.expect(&bulk(&number.to_string()), &["GET", "k"]);
+        }
+    }
+}
+
 /// Redis still has it for up to a millisecond; from when it has not, nobody else may.
 #[test]
 fn a_key_that_expires_at_once() {
