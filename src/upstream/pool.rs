@@ -8,7 +8,7 @@
 
 use std::{net::TcpStream as StdStream, sync::Arc, time::Duration};
 
-use bb8_redis::bb8::{self, ManageConnection, PooledConnection, QueueStrategy, RunError};
+use bb8_redis::bb8::{self, ManageConnection, PooledConnection, QueueStrategy};
 use thiserror::Error;
 use tokio::net::TcpStream;
 
@@ -17,39 +17,36 @@ use super::connection::{Connection, DialError, Dialer, Fresh, Greeting, Profile}
 /// An unused pooled connection is closed after this long.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Dials bare sockets for bb8.
-pub struct Manager(Arc<Dialer>);
+/// Makes places for bb8, with no socket in them yet. bb8 keeps a failed connect to itself, and whoever waits for it
+/// waits on until his time is up; so who takes a place out dials for himself, and is told at once why it fails.
+pub struct Manager;
 
-/// A socket in the pool.
+/// A place in the pool.
 pub struct Slot {
-    /// Not registered with any worker's event loop while it lies in the pool; missing while it is in use.
+    /// Not registered with any worker's event loop while it lies in the pool; missing while it is in use, and before
+    /// the first time.
     socket: Option<StdStream>,
     /// What it was last agreed to be.
     agreed: Option<(Profile, Greeting)>,
 }
 
+/// A pooled connection was closed while nobody used it.
+#[derive(Debug, Error)]
+#[error("closed in the pool")]
+pub struct Closed;
+
 impl ManageConnection for Manager {
     type Connection = Slot;
-    type Error = DialError;
+    type Error = Closed;
 
-    async fn connect(&self) -> Result<Slot, DialError> {
-        let stream = self.0.open_bare().await?;
-        let socket = stream.into_std().map_err(|error| DialError::Unreachable {
-            address: self.0.address(),
-            reason: error.to_string(),
-        })?;
-        Ok(Slot { socket: Some(socket), agreed: None })
+    async fn connect(&self) -> Result<Slot, Closed> {
+        Ok(Slot { socket: None, agreed: None })
     }
 
     /// A resting socket has nothing to read: bytes would be somebody's late reply, an end of file a dead server.
-    async fn is_valid(&self, slot: &mut Slot) -> Result<(), DialError> {
-        let quiet = slot.socket.as_ref().is_some_and(|socket| {
-            matches!(socket.peek(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
-        });
-        let reason = || "a pooled connection was closed".to_owned();
-        quiet
-            .then_some(())
-            .ok_or_else(|| DialError::Unreachable { address: self.0.address(), reason: reason() })
+    async fn is_valid(&self, slot: &mut Slot) -> Result<(), Closed> {
+        let is_quiet = |socket: &StdStream| matches!(socket.peek(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
+        slot.socket.as_ref().is_none_or(is_quiet).then_some(()).ok_or(Closed)
     }
 
     fn has_broken(&self, slot: &mut Slot) -> bool {
@@ -112,7 +109,7 @@ impl Pool {
             // needs no handshake: not even one that a busy server would refuse.
             .queue_strategy(QueueStrategy::Lifo)
             .test_on_check_out(true)
-            .build_unchecked(Manager(Arc::clone(&dialer)));
+            .build_unchecked(Manager);
         Self { dialer, places, budget }
     }
 
@@ -125,10 +122,8 @@ impl Pool {
         name: &str,
     ) -> Result<(Connection, Exclusive), CheckoutError> {
         loop {
-            let mut slot = self.places.get_owned().await.map_err(|error| match error {
-                RunError::User(error) => CheckoutError::Dial(error),
-                RunError::TimedOut => self.exhausted(),
-            })?;
+            // It fails only when its time is up: see `Manager`.
+            let mut slot = self.places.get_owned().await.map_err(|_| self.exhausted())?;
             let used = slot.agreed.is_some();
             match self.take(&mut slot, profile, name).await {
                 Ok(connection) => return Ok((connection, Exclusive(slot))),
@@ -147,8 +142,10 @@ impl Pool {
 
     async fn take(&self, slot: &mut Slot, profile: &Profile, name: &str) -> Result<Connection, DialError> {
         let lost = |reason: String| DialError::Unreachable { address: self.dialer.address(), reason };
-        let socket = slot.socket.take().ok_or_else(|| lost("the pooled connection is gone".into()))?;
-        let mut stream = TcpStream::from_std(socket).map_err(|error| lost(error.to_string()))?;
+        let mut stream = match slot.socket.take() {
+            Some(socket) => TcpStream::from_std(socket).map_err(|error| lost(error.to_string()))?,
+            None => self.dialer.open_bare().await?,
+        };
         let greeting = match slot.agreed.take() {
             Some((agreed, greeting)) if agreed == *profile => greeting,
             other => {
