@@ -111,7 +111,17 @@ fn an_upstream_that_is_gone_is_told_at_once_and_comes_back_empty() {
         transaction.must("MULTI");
         transaction.must("SET k never");
 
+        let mut early: Vec<Client> = (0..4).map(|_| proxy.client()).collect();
+        early.iter_mut().for_each(|client| drop(client.must("GET k")));
         redis.kill9();
+        // Perhaps before anybody here has noticed.
+        for (client, line) in early.iter_mut().zip(["MULTI", "BLPOP list 0", "SUBSCRIBE c", "WATCH k"]) {
+            client.send(&crate::words(line));
+        }
+        for client in &mut early {
+            let reply = client.recv();
+            assert!(is_own_error(&reply), "{}", shown(&reply));
+        }
         proxy.wait_link("down");
         // The one in the middle of something is told by its connection's end.
         assert!(transaction.try_send_raw(b"EXEC\r\n").is_err() || ends(&mut transaction));
@@ -152,6 +162,27 @@ fn an_upstream_that_is_gone_is_told_at_once_and_comes_back_empty() {
         writer.expect(b"+OK\r\n", &["SET", "k", &round.to_string()]);
         assert_eq!(shown(&crate::heat(&proxy, &mut reader, "GET k")), shown(&bulk(&round.to_string())));
     }
+}
+
+/// Those who have a connection go on, and who would need one more is told in the server's own words.
+#[test]
+fn a_server_that_takes_no_more_connections_says_so_at_once() {
+    let house = House::start_with(&[], |proxy| {
+        proxy.set("cache.max_staleness", LONG_LEASE).set("upstream.connect_timeout", "30s")
+    });
+    house.proxy.wait_live();
+    let mut client = house.client();
+    client.must("SET k value");
+    let mut outside = house.outside();
+    outside.must("CONFIG SET maxclients 1");
+    for line in ["MULTI", "WATCH k", "SUBSCRIBE c", "BLPOP list 0"] {
+        let reply = shown(&client.ask(line));
+        assert_eq!(reply, r"-ERR max number of clients reached\r\n", "{line}");
+        client.expect(&bulk("value"), &["GET", "k"]);
+    }
+    outside.must("CONFIG SET maxclients 1000");
+    client.must("MULTI");
+    client.must("DISCARD");
 }
 
 /// Whether the proxy closes the connection, perhaps with a last error.
