@@ -264,7 +264,7 @@ impl Session {
                 return inner.refuse("ERR syntax error");
             };
             match option.to_ascii_uppercase().as_slice() {
-                b"ID" => match number(value) {
+                b"ID" => match number(value).filter(|id| *id > 0) {
                     Some(id) => doomed.retain(|info| info.id.0 == id),
                     None => return inner.refuse("ERR client-id should be greater than 0"),
                 },

@@ -27,9 +27,13 @@ impl Session {
         if let Some(exclusive) = inner.exclusive.as_mut() {
             exclusive.purpose = Purpose::Waiting;
         }
-        inner.subscribing += 1;
-        let work = Work::Subscribe { kind, named: args.len() - 1, left: None, gathered: Vec::new() };
-        self.forward(inner, batch, request, work)
+        // Confirmations are told whatever CLIENT REPLY says.
+        let mute = std::mem::take(&mut inner.mute);
+        let work = Work::Subscribe { kind, named: args.len() - 1, left: None, mute, gathered: Vec::new() };
+        let next = self.forward(inner, batch, request, work);
+        inner.mute = mute;
+        inner.subscribing += usize::from(!matches!(next, Next::Hold));
+        next
     }
 
     /// A frame on the exclusive connection: kept if nobody asked for it, given back if it is a reply.

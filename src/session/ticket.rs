@@ -73,6 +73,8 @@ pub(super) enum Work {
         kind: SubscribeKind,
         named: usize,
         left: Option<usize>,
+        /// CLIENT REPLY OFF or SKIP: an error is not told. Confirmations are, like messages.
+        mute: bool,
         /// The confirmations so far; the server sends them in one go, and so do we.
         gathered: Vec<u8>,
     },
@@ -305,18 +307,22 @@ impl Completion for Ticket {
                 let fence = self.news(arrived);
                 self.answer(raw, fence);
             }
-            Work::Subscribe { kind, named, left, mut gathered } => {
+            Work::Subscribe { kind, named, left, mute, mut gathered } => {
                 if !reply::is_error(&raw) {
                     let left = left.unwrap_or_else(|| self.session.confirmations(kind, named)) - 1;
                     self.session.confirmed(kind, &raw);
                     gathered.extend_from_slice(&raw);
                     if left > 0 {
-                        self.work = Work::Subscribe { kind, named, left: Some(left), gathered };
+                        self.work = Work::Subscribe { kind, named, left: Some(left), mute, gathered };
                         return Progress::More;
                     }
                 }
                 self.session.subscribe_ended();
-                let all = if gathered.is_empty() { raw } else { Raw::Shared(gathered.into()) };
+                let all = match gathered.is_empty() {
+                    true if mute => Raw::Borrowed(b""),
+                    true => raw,
+                    false => Raw::Shared(gathered.into()),
+                };
                 self.answer(all, None);
             }
             Work::Info => {
