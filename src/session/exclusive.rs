@@ -22,7 +22,7 @@ use crate::{
     coherence::Batch,
     command::{Class, Command, Local},
     ids::Database,
-    resp::{Args, FrameKind, Protocol, Raw},
+    resp::{Args, FrameKind, Protocol, Raw, Value},
     upstream::{
         connection::DialError,
         identity::{Credentials, Identity},
@@ -116,6 +116,7 @@ impl Inner {
     /// Whether the exclusive connection is bound to what the client is in the middle of.
     pub(super) fn has_state(&self) -> bool {
         self.transaction.is_some()
+            || self.doomed.is_some()
             || self.is_watching
             || self.is_monitoring
             || !self.subscriptions.is_empty()
@@ -137,6 +138,11 @@ impl Session {
     /// A command that needs an exclusive connection, which the client does not have yet.
     pub(super) fn acquire(inner: &mut Inner, class: Class) -> Next {
         if let Some(Verdict::Refused(raw)) = inner.verdict.take() {
+            if class == Class::Multi {
+                // The commands behind MULTI may be on their way already, and must not be executed one by one.
+                inner.doomed = Some(raw);
+                return inner.reply(&Value::OK);
+            }
             return inner.reply_raw(&raw);
         }
         if !inner.is_drained() {

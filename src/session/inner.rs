@@ -68,6 +68,8 @@ pub(super) struct Inner {
     /// Reads that must be asked again.
     pub(super) again: VecDeque<Repeat>,
     pub(super) transaction: Option<Box<Transaction>>,
+    /// Why the transaction that the client believes to be in was never begun.
+    pub(super) doomed: Option<Vec<u8>>,
     pub(super) is_watching: bool,
     pub(super) subscriptions: Subscriptions,
     /// SUBSCRIBEs and UNSUBSCRIBEs in flight.
@@ -119,6 +121,7 @@ impl Inner {
             joined: HashMap::new(),
             again: VecDeque::new(),
             transaction: None,
+            doomed: None,
             is_watching: false,
             subscriptions: Subscriptions::default(),
             subscribing: 0,

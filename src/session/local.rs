@@ -303,6 +303,7 @@ impl Session {
             exclusive.discard();
         }
         inner.transaction = None;
+        inner.doomed = None;
         inner.is_watching = false;
         inner.is_monitoring = false;
         inner.redirect = None;

@@ -410,6 +410,7 @@ impl Session {
                 "NOPERM this proxy does not allow '{}' (server.deny_commands)",
                 command.name
             )),
+            _ if inner.doomed.is_some() => self.in_doomed(inner, class, batch, args, request),
             _ if inner.exclusive.is_some() => self.on_exclusive(inner, command, class, batch, args, request),
             Class::Cached(sameness) => {
                 let same = sameness.same(&args);

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     coherence::{Batch, WriteKind},
     command::{Class, Command, Local},
-    resp::{Args, Raw, encode_request},
+    resp::{Args, Raw, Value, encode_request},
 };
 
 impl Session {
@@ -69,6 +69,35 @@ impl Session {
         };
         let place = inner.place();
         self.send(inner, batch, &lane, place, Work::Plain, |out| out.push(request))
+    }
+
+    /// In a transaction that there is no connection for, each command gets the reason, as with a server that cannot
+    /// take it (-OOM, -BUSY), and EXEC aborts.
+    pub(super) fn in_doomed(
+        self: &Rc<Self>,
+        inner: &mut Inner,
+        class: Class,
+        batch: &Batch,
+        args: Args<'_>,
+        request: Raw<'_>,
+    ) -> Next {
+        match class {
+            Class::Session(local @ (Local::Quit | Local::Reset)) => {
+                self.local(inner, local, batch, args, request)
+            }
+            Class::Exec if args.len() == 1 => {
+                inner.doomed = None;
+                inner.refuse("EXECABORT Transaction discarded because of previous errors.")
+            }
+            Class::Discard if args.len() == 1 => {
+                inner.doomed = None;
+                inner.reply(&Value::OK)
+            }
+            _ => {
+                let reason = inner.doomed.clone().unwrap_or_default();
+                inner.reply_raw(&reason)
+            }
+        }
     }
 
     /// EXEC: the union of the queue is one write.
