@@ -115,7 +115,7 @@ fn an_upstream_that_is_gone_is_told_at_once_and_comes_back_empty() {
         early.iter_mut().for_each(|client| drop(client.must("GET k")));
         redis.kill9();
         // Perhaps before anybody here has noticed.
-        for (client, line) in early.iter_mut().zip(["MULTI", "BLPOP list 0", "SUBSCRIBE c", "WATCH k"]) {
+        for (client, line) in early.iter_mut().zip(["WATCH j", "BLPOP list 0", "SUBSCRIBE c", "WATCH k"]) {
             client.send(&crate::words(line));
         }
         for client in &mut early {
@@ -126,7 +126,7 @@ fn an_upstream_that_is_gone_is_told_at_once_and_comes_back_empty() {
         // The one in the middle of something is told by its connection's end.
         assert!(transaction.try_send_raw(b"EXEC\r\n").is_err() || ends(&mut transaction));
         for line in
-            ["GET k", "MGET k", "SET k lost", "MULTI", "BLPOP list 0", "EVAL return(1) 0", "SUBSCRIBE c"]
+            ["GET k", "MGET k", "SET k lost", "WATCH k", "BLPOP list 0", "EVAL return(1) 0", "SUBSCRIBE c"]
         {
             for mut client in [proxy.client(), proxy.client()] {
                 let reply = client.ask(line);
@@ -135,6 +135,7 @@ fn an_upstream_that_is_gone_is_told_at_once_and_comes_back_empty() {
             let reply = reader.ask(line);
             assert!(is_own_error(&reply), "{line}: {}", shown(&reply));
         }
+        crate::is_doomed(&mut reader, "-ERR nearhit: upstream");
 
         if round == 0 {
             // Until all who look for it do so as seldom as they ever do.
@@ -175,11 +176,12 @@ fn a_server_that_takes_no_more_connections_says_so_at_once() {
     client.must("SET k value");
     let mut outside = house.outside();
     outside.must("CONFIG SET maxclients 1");
-    for line in ["MULTI", "WATCH k", "SUBSCRIBE c", "BLPOP list 0"] {
+    for line in ["WATCH k", "SUBSCRIBE c", "BLPOP list 0"] {
         let reply = shown(&client.ask(line));
         assert_eq!(reply, r"-ERR max number of clients reached\r\n", "{line}");
         client.expect(&bulk("value"), &["GET", "k"]);
     }
+    crate::is_doomed(&mut client, "-ERR max number of clients reached");
     outside.must("CONFIG SET maxclients 1000");
     client.must("MULTI");
     client.must("DISCARD");

@@ -90,6 +90,18 @@ fn heat(proxy: &Proxy, client: &mut Client, read: &str) -> Vec<u8> {
 }
 
 /// Commands as one types them: words, apart by spaces.
+/// A transaction that there is no connection for: the commands in it get the reason, and EXEC aborts; none is executed.
+#[track_caller]
+fn is_doomed(client: &mut Client, reason: &str) {
+    assert_eq!(shown(&client.ask("MULTI")), r"+OK\r\n");
+    for line in ["SET doomed yes", "GET doomed"] {
+        let reply = shown(&client.ask(line));
+        assert!(reply.starts_with('-') && reply.contains(reason), "{line}: {reply}");
+    }
+    let reply = shown(&client.ask("EXEC"));
+    assert!(reply.starts_with("-EXECABORT"), "{reply}");
+}
+
 trait Ask {
     fn ask(&mut self, line: &str) -> Vec<u8>;
     fn must(&mut self, line: &str) -> Vec<u8>;
