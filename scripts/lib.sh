@@ -55,3 +55,21 @@ counter() {
   [[ $number ]] || fail "no counter $1 in INFO nearhit"
   echo "$number"
 }
+
+# missing_packages COMMAND=PACKAGE...: the packages whose command does not work here.
+missing_packages() {
+  local pair
+  for pair in "$@"; do
+    command -v "${pair%%=*}" >/dev/null || echo "${pair#*=}"
+  done
+}
+
+# install_packages PACKAGE...: Debian packages, if any are named.
+install_packages() {
+  (($#)) || return 0
+  say "installing $*"
+  local as_root=()
+  if ((EUID)); then as_root=(sudo); fi
+  "${as_root[@]}" apt-get update -q
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends "$@"
+}
