@@ -1,8 +1,8 @@
 //! nearhit: a transparent, coherent caching proxy for Redis and Valkey.
 //!
-//! The layers, lowest first; a module imports from lower layers only (`tests/tidy.rs` holds this):
-//! `clock`, `ids`, `config`, `metrics`, `resp`, `command` · `cache`, `upstream` · `coherence` · `session` ·
-//! `server`. See `docs/ARCHITECTURE.md`.
+//! The layers, lowest first; a module imports from lower layers, or from its left neighbours in its own
+//! (`tests/tidy.rs` holds this): `clock`, `ids`, `config`, `metrics`, `resp`, `command` · `cache`, `upstream` ·
+//! `coherence` · `session` · `server`. See `docs/ARCHITECTURE.md`.
 
 pub mod cache;
 pub mod clock;

@@ -1,8 +1,8 @@
 //! The `nearhit` binary: arguments, logging and exit codes; everything else is the library's.
 //!
-//! Exit codes are those of `sysexits.h`: 64 for a command line or a configuration that is wrong, 69 when a
-//! listener cannot be bound. Before the configuration is known to be valid nothing is bound, dialled or
-//! logged: what is wrong goes to standard error as plain lines.
+//! Exit codes are those of `sysexits.h`: 64 for a command line or a configuration that is wrong, 69 when a listener
+//! cannot be bound or the upstream is one that nearhit does not serve. Before the configuration is known to be valid
+//! nothing is bound, dialled or logged: what is wrong goes to standard error as plain lines.
 
 use std::{
     env,

@@ -1,7 +1,8 @@
 //! The whole proxy: threads, listeners, drain.
 //!
 //! One worker thread a core serves clients; the link has a thread of its own; the control thread accepts, probes the
-//! upstream and sweeps the cache. [`Server`] is the public surface: start, drain, stop, wait.
+//! upstream, answers what the other threads ask of the server, and sweeps the cache. [`Server`] is the public
+//! surface: start, drain, stop, wait.
 
 use std::{
     io,

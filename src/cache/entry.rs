@@ -2,9 +2,10 @@
 //!
 //! An [`Entry`] is a header and, right behind it, the key, the arguments after the key and the encoded reply.
 //! A million entries of 16 B key and 64 B value take 190 B each this way, table and all (177 B when the tables are
-//! fuller), and 430 B as nested Rust structs. The block has a header of real fields (two of them atomic, written under a read lock), which a boxed byte slice
-//! cannot have without `unsafe`; so it is a struct with an unsized tail, allocated in one of a fixed list of
-//! sizes and coerced. glibc rounds every block to 16 B anyhow, so the list loses nothing up to 512 B.
+//! fuller), and 430 B as nested Rust structs. The block has a header of real fields (two of them atomic, written
+//! under a read lock), which a boxed byte slice cannot have without `unsafe`; so it is a struct with an unsized tail,
+//! allocated in one of a fixed list of sizes and coerced. glibc rounds every block to 16 B anyhow, so the list loses
+//! nothing up to 512 B.
 //!
 //! This file knows nothing of locks, states or eviction: it lays out bytes and says what they cost.
 

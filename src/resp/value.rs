@@ -1,4 +1,4 @@
-//! Replies made here: PONG, HELLO's map, errors, the tables of the PROXY command.
+//! Replies made here: PONG, HELLO's map, errors, the figures of the PROXY command.
 //!
 //! A [`Value`] says what is meant and [`Value::encode`] writes it as Redis would in the protocol that the client
 //! speaks. Single values go through redis-protocol's encoders. The headers of aggregates are written here instead:

@@ -1,6 +1,8 @@
 //! CLIENT: about this client's connection to nearhit, and about nearhit's other clients.
 //!
-//! What concerns the server's own connections (PAUSE, TRACKINGINFO and the like) is forwarded.
+//! What concerns the server's own connections (PAUSE, TRACKINGINFO and the like) is forwarded. Where it names a client
+//! (UNBLOCK, REDIRECT), the number that the client has here is exchanged for that of its exclusive connection, and back
+//! in the answer.
 
 use std::{
     net::SocketAddr,

@@ -1,8 +1,11 @@
-//! Connections of one client's own: MULTI to EXEC, WATCH, blocking commands, subscriptions, MONITOR.
+//! Connections of one client's own: MULTI to EXEC, WATCH, blocking commands, subscriptions, MONITOR, a client's own
+//! tracking; and the lane that WAIT makes a client's own.
 //!
 //! An exclusive connection is a lane with one user, so commands travel on it as on any other. It is taken out of a
 //! pool when the first command needs it and nothing of the client is in flight elsewhere, and goes back when
-//! the client is in the middle of nothing and all its commands are answered. While it has one, a client gets no hits.
+//! the client is in the middle of nothing and all its commands are answered; one whose state cannot be undone stays
+//! until the client ends, and is closed. While it has one, a client gets no hits. The transitions between two requests
+//! are carried out here, too.
 
 use std::{
     rc::{Rc, Weak},

@@ -1,7 +1,8 @@
 //! Commands that the session answers itself, because they are about this client's connection to nearhit.
 //!
 //! Where the upstream's verdict matters (AUTH, a database's existence, the fields of HELLO) it is asked, and its
-//! words are passed on. Texts of errors are those of Redis 7.
+//! words are passed on; PING and ECHO are forwarded while it might say something else than usual. What has to hold on
+//! the client's exclusive connection (HELLO, AUTH) is said there. Texts of errors are those of Redis 7.
 
 use std::{rc::Rc, sync::Arc};
 

@@ -3,8 +3,8 @@
 //! Redis answers an MGET at one moment, so the parts must have been true together at some moment, too
 //! (invariant 10). Entries that are valid in two looks, one after the other, were valid together in between. But
 //! an outside write of two keys may have reached a reply that came here while its invalidation has not: then
-//! one part would be new and the other old. So a part from memory counts only if everything that happened before it
-//! was read has been certified, and where parts came from upstream, the second look waits for the certification
+//! one part would be new and the other old. So a part from memory counts only if everything that happened before its
+//! reply arrived has been certified, and where parts came from upstream, the second look waits for the certification
 //! of their arrival. If a part has gone by then, the whole MGET is asked of Redis.
 
 use std::{ops::Range, rc::Rc};

@@ -6,8 +6,9 @@
 //! is a transition, carried out between two requests when nothing is in flight.
 //!
 //! `state` is what the session is in the middle of, `output` what the client is owed, `ticket` what becomes of each
-//! command in flight; `read`, `mget`, `write`, `exclusive` and `local` are the ways a request can go. The cache is
-//! reached through `coherence` alone.
+//! command in flight; `read`, `mget`, `write`, `exclusive`, `transaction`, `pubsub`, `local` and `client` are the ways
+//! a request can go, `send` and `delivery` the ways to the connection and back. The cache is reached through
+//! `coherence` alone.
 
 mod client;
 mod delivery;

@@ -1,4 +1,7 @@
-//! Subscriptions and MONITOR: what a server says without being asked each time.
+//! Subscriptions, MONITOR and a client's own tracking: what a server says without being asked each time.
+//!
+//! A frame of an exclusive connection is a reply or it is not, and here that is decided: by its kind in RESP3, by its
+//! looks in RESP2.
 
 use std::rc::Rc;
 

@@ -1,4 +1,5 @@
-//! All clients of this proxy, for CLIENT LIST and CLIENT KILL, which look across workers.
+//! All clients of this proxy, for those of CLIENT that look across workers: LIST and KILL, and UNBLOCK and TRACKING
+//! REDIRECT, which need the number of another client's connection on the server.
 
 use std::{
     fmt::Write,

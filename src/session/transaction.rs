@@ -1,4 +1,7 @@
 //! MULTI to EXEC: what is queued by the server is added up here, so that EXEC can be one write of all its keys.
+//!
+//! What follows MULTI waits for the answer to it: were it refused, it would be executed at once. If no connection could
+//! be had, the transaction is doomed and nothing of it is sent.
 
 use std::rc::Rc;
 

@@ -1,8 +1,8 @@
 //! What the sessions of one thread share: lanes, output in progress, fences, and the mailbox through which other
 //! workers answer waiters here.
 //!
-//! A worker is one current-thread runtime, so all of this is plain cells. The only things that cross threads are the
-//! cache, the counters, the registry of clients and [`Mail`].
+//! A worker is one current-thread runtime, so all of this is plain cells. What crosses threads is in [`Shared`], or
+//! comes as [`Mail`].
 
 use std::{
     cell::{Cell, RefCell},

@@ -1,9 +1,10 @@
 //! One connection to the upstream: dialling it, and agreeing with the server on who speaks, which protocol and
 //! which database.
 //!
-//! Everything that talks to Redis on raw bytes starts here: lanes, exclusive connections and the invalidation
-//! link. The handshake learns which server process is at the other end, because a cache may only be filled from
-//! the process whose invalidations it hears. Nothing here is retried: callers know whether a retry is safe.
+//! Everything that talks to Redis on raw bytes starts here: lanes, exclusive connections, the invalidation link, and
+//! the short-lived connections on which a password is judged or a single command is asked apart from all others. The
+//! handshake learns which server process is at the other end, because a cache may only be filled from the process
+//! whose invalidations it hears. Nothing here is retried: callers know whether a retry is safe.
 
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 

@@ -1,8 +1,9 @@
 //! The control plane: what nearhit itself asks the server, through redis-rs and bb8-redis.
 //!
-//! INFO for the health check, COMMAND for the table of commands, CLIENT LIST to find out which process a lane
-//! ends at, TOUCH for keys that are hot here and look cold there. None of it is on the path of a client's
-//! request, and none of it runs anywhere but on the control thread. It uses the credentials of `upstream.url`.
+//! INFO for the health check, COMMAND for the table of commands, CONFIG GET for the longest argument that the server
+//! takes, CLIENT LIST to find out which process a lane ends at, TOUCH for keys that are hot here and look cold there.
+//! None of it is on the path of a client's request, and none of it runs anywhere but on the control thread. It uses
+//! the credentials of `upstream.url`.
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 

@@ -6,7 +6,8 @@
 //! write, and it hands out all the replies of one read before it lets the clients write. An exclusive
 //! connection is a lane with a single user, and runs through the same code.
 //!
-//! A lane retries nothing. What was in flight when it died is told so, through [`Completion::lost`].
+//! A lane retries nothing. What was in flight when it died is told so, through [`Completion::lost`]. It knows whether
+//! the server keeps it waiting ([`Lane::is_stalled`]); to leave it then is its clients' business.
 
 use std::{
     cell::{Cell, RefCell},

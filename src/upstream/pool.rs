@@ -1,10 +1,10 @@
 //! Exclusive connections: the ones that transactions, blocking commands and subscriptions have to themselves.
 //!
-//! They come from bb8 pools of raw sockets, which keep the count. A pooled socket is interchangeable: it is brought
-//! to the profile it is wanted in when it is taken out, so that one pool serves all users and databases and its
-//! limit holds for all together. A socket is only ever put back by [`Exclusive::give_back`]; one that is
-//! dropped anywhere else, in mid-request or by a cancelled task, is missing from its slot, which is how bb8
-//! learns that it is broken.
+//! bb8 keeps the count and holds the places; who takes a place that is empty dials. A pooled socket is
+//! interchangeable: it is brought to the profile it is wanted in when it is taken out, so that one pool serves all
+//! users and databases and its limit holds for all together. A socket is only ever put back by
+//! [`Exclusive::give_back`]; one that is dropped anywhere else, in mid-request or by a cancelled task, is missing
+//! from its slot, which is how bb8 learns that it is broken.
 
 use std::{net::TcpStream as StdStream, sync::Arc, time::Duration};
 
