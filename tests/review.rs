@@ -319,3 +319,16 @@ fn a_client_that_reads_slowly_gets_everything() {
         sleep(Duration::from_micros(300));
     }
 }
+
+#[test]
+fn what_waits_behind_a_blocked_command_has_all_the_time_it_needs() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).set("upstream.command_timeout", "300ms").start();
+    let blocks: [(&[&str], &[u8]); 2] =
+        [(&["BLPOP", "list", "1"], b"*-1\r\n"), (&["WAIT", "1", "1000"], b":0\r\n")];
+    for (command, reply) in blocks {
+        let replies = proxy.client().pipeline(&[command, &["SET", "key", "value"], &["GET", "key"]]);
+        assert_eq!(replies, [reply, b"+OK\r\n", b"$5\r\nvalue\r\n"]);
+    }
+    assert_eq!(proxy.stat("timeouts"), 0);
+}

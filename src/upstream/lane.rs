@@ -140,6 +140,9 @@ pub struct Lane<C: Completion> {
     waiting_since: Cell<Nanos>,
     /// When bytes of an unfinished reply last came in; [`Nanos::NEVER`] between replies.
     progress: Cell<Nanos>,
+    /// When a command that may take its time (BLPOP, WAIT) was last answered: only since then has the server been at
+    /// what was sent behind it.
+    held_up_until: Cell<Nanos>,
     driver: RefCell<Option<Waker>>,
     kicked: Cell<bool>,
     congested: RefCell<Vec<Waker>>,
@@ -166,6 +169,7 @@ impl<C: Completion> Lane<C> {
             used: Cell::new(clock::now()),
             waiting_since: Cell::new(Nanos::FOREVER),
             progress: Cell::new(Nanos::NEVER),
+            held_up_until: Cell::new(Nanos::NEVER),
             driver: RefCell::new(None),
             kicked: Cell::new(false),
             congested: RefCell::new(Vec::new()),
@@ -265,7 +269,8 @@ impl<C: Completion> Lane<C> {
         read.reunite(write).ok()
     }
 
-    /// Answers those whose time is up. A reply that is still coming in holds up all behind it, rightly.
+    /// Answers those whose time is up. A reply that is still coming in holds up all behind it, rightly, and so does a
+    /// command that may take its time.
     pub fn sweep(&self, now: Nanos, timeout: Duration) {
         let progress = self.progress.get();
         if progress != Nanos::NEVER && now.since(progress) < timeout {
@@ -273,7 +278,9 @@ impl<C: Completion> Lane<C> {
         }
         let mut queue = self.queue.borrow_mut();
         let Queue { in_flight, orphans, .. } = &mut *queue;
-        for entry in in_flight.iter_mut().filter(|entry| !entry.orphan && entry.due <= now) {
+        let earliest = self.held_up_until.get() + timeout;
+        let in_turn = in_flight.iter_mut().take_while(|entry| entry.due != Nanos::FOREVER);
+        for entry in in_turn.filter(|entry| !entry.orphan && entry.due.max(earliest) <= now) {
             entry.orphan = true;
             *orphans += 1;
             entry.completion.timed_out();
@@ -327,6 +334,7 @@ impl<C: Completion> Lane<C> {
         let mut queue = self.queue.borrow_mut();
         match progress {
             Progress::More => queue.in_flight.push_front(entry),
+            Progress::Done if entry.due == Nanos::FOREVER => self.held_up_until.set(arrived),
             Progress::Done if entry.orphan => queue.orphans -= 1,
             Progress::Done => {}
         }
