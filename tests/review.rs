@@ -332,3 +332,23 @@ fn what_waits_behind_a_blocked_command_has_all_the_time_it_needs() {
     }
     assert_eq!(proxy.stat("timeouts"), 0);
 }
+
+#[test]
+fn nobody_waits_behind_the_wait_of_another() {
+    let redis = Redis::start();
+    let proxy =
+        proxy().upstream(&redis).set("server.workers", "1").set("upstream.command_timeout", "1s").start();
+    let (mut waiting, mut other) = (proxy.client(), proxy.client());
+    waiting.expect(b"+OK\r\n", &["SET", "one", "1"]);
+    other.expect(b"+OK\r\n", &["SET", "two", "1"]);
+    // Not for so long that the lane counts as stalled.
+    redis.client().send(&["DEBUG", "SLEEP", "0.04"]);
+    sleep(millis(5));
+    other.send(&["SET", "two", "2"]);
+    sleep(millis(10));
+    waiting.send(&["WAIT", "1", "2000"]);
+    sleep(millis(10));
+    other.send(&["SET", "two", "3"]);
+    assert_eq!((other.recv(), other.recv()), (b"+OK\r\n".to_vec(), b"+OK\r\n".to_vec()));
+    assert_eq!(waiting.recv(), b":0\r\n");
+}

@@ -134,6 +134,8 @@ pub struct Lane<C: Completion> {
     state: Cell<State>,
     /// No client is to be pinned to it any more.
     retired: Cell<bool>,
+    /// It serves one client alone, which may keep it waiting: see [`Lane::make_private`].
+    private: Cell<bool>,
     pins: Cell<usize>,
     used: Cell<Nanos>,
     /// Since when the command at the head of the queue has been waited for; [`Nanos::FOREVER`] while there is none.
@@ -165,6 +167,7 @@ impl<C: Completion> Lane<C> {
             }),
             state: Cell::new(State::Open),
             retired: Cell::new(false),
+            private: Cell::new(false),
             pins: Cell::new(0),
             used: Cell::new(clock::now()),
             waiting_since: Cell::new(Nanos::FOREVER),
@@ -241,6 +244,18 @@ impl<C: Completion> Lane<C> {
     pub fn retire(&self) {
         self.retired.set(true);
         self.close_if_unused();
+    }
+
+    /// Retires it for the sake of one of its clients, whose next command will hold it up (WAIT). Whatever the others
+    /// send from now on would wait behind that: they leave as soon as they are idle, and send nothing before.
+    pub fn make_private(&self) {
+        self.private.set(true);
+        self.retire();
+    }
+
+    /// Whether it is one client's own.
+    pub fn is_private(&self) -> bool {
+        self.private.get()
     }
 
     /// Closes a lane that is idle for longer than `idle`, or retired, and that nobody is pinned to.
