@@ -352,3 +352,24 @@ fn nobody_waits_behind_the_wait_of_another() {
     assert_eq!((other.recv(), other.recv()), (b"+OK\r\n".to_vec(), b"+OK\r\n".to_vec()));
     assert_eq!(waiting.recv(), b":0\r\n");
 }
+
+#[test]
+fn what_is_behind_a_multi_that_timed_out_is_not_executed_one_by_one() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).set("upstream.command_timeout", "300ms").start();
+    let mut client = proxy.client();
+    client.pipeline(&[&["MULTI"][..], &["EXEC"]]);
+    eventually("its connection is back in the pool", || proxy.stat("pool_in_use") == 0);
+    redis.stop();
+    let commands: [&[&str]; 4] = [&["MULTI"], &["SET", "one", "1"], &["SET", "two", "2"], &["EXEC"]];
+    client.send_raw(&commands.iter().flat_map(|args| encode(args)).collect::<Vec<_>>());
+    assert_eq!(client.recv(), b"+OK\r\n", "a doomed transaction, as with a server that takes no commands");
+    for _ in 0..2 {
+        assert!(client.recv().starts_with(b"-ERR nearhit: upstream"));
+    }
+    assert!(client.recv().starts_with(b"-EXECABORT"));
+    redis.cont();
+    client.expect(b"*0\r\n", &["KEYS", "*"]);
+    let replies = client.pipeline(&[&["MULTI"][..], &["SET", "one", "1"], &["EXEC"]]);
+    assert_eq!(replies, [&b"+OK\r\n"[..], b"+QUEUED\r\n", b"*1\r\n+OK\r\n"]);
+}

@@ -392,19 +392,19 @@ impl Completion for Ticket {
     fn timed_out(&mut self) {
         self.session.worker.counters.timeouts.add(1);
         let waited = self.session.worker.shared.config.upstream.command_timeout;
-        let text = error(&format!(
-            "nearhit: upstream {} has not answered within {waited:?} (upstream.command_timeout); the command may still be \
-             executed",
+        let reason = format!(
+            "nearhit: upstream {} has not answered within {waited:?} (upstream.command_timeout)",
             self.session.worker.shared.dialer.address()
-        ));
+        );
+        if matches!(self.work, Work::Multi) {
+            self.session.multi_timed_out(error(&reason));
+            return self.answer(b"+OK\r\n".as_slice().into(), None);
+        }
+        let text = error(&format!("{reason}; the command may still be executed"));
         let waiters = self.give_up();
         let bytes = Bytes::from(text.clone());
         for waiter in waiters {
             self.session.worker.answer(waiter, Outcome::Reply(bytes.clone()));
-        }
-        if matches!(self.work, Work::Multi) {
-            self.session.multi_answered(false);
-            self.session.soiled();
         }
         self.answer(text.as_slice().into(), None);
     }

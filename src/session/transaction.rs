@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::{
-    Inner, Next, Session,
+    Ending, Inner, Next, Session,
     exclusive::{Purpose, database},
     ticket::Work,
     write::keys,
@@ -121,12 +121,28 @@ impl Session {
         self.forward_plain(inner, batch, Raw::Borrowed(&request))
     }
 
-    /// MULTI was answered, or its time is up: then nobody knows what state its connection is in.
+    /// MULTI was answered.
     pub(super) fn multi_answered(&self, is_open: bool) {
         let mut inner = self.inner.borrow_mut();
         match inner.transaction.as_mut() {
             Some(transaction) if is_open => transaction.is_open = true,
             _ => inner.transaction = None,
+        }
+    }
+
+    /// MULTI's time is up, and nobody knows what state its connection is in: it is given up. The commands behind MULTI
+    /// may be on their way already, and must not be executed one by one: the transaction is doomed, as where there is
+    /// no connection to be had. A client that is bound to the connection by something else loses its own.
+    pub(super) fn multi_timed_out(&self, reason: Vec<u8>) {
+        let mut inner = self.inner.borrow_mut();
+        inner.transaction = None;
+        inner.is_watching = false;
+        if inner.has_state() {
+            self.end(Ending::AfterOutput);
+        }
+        inner.doomed = Some(reason);
+        if let Some(exclusive) = inner.exclusive.take() {
+            exclusive.discard();
         }
     }
 }
