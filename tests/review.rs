@@ -373,3 +373,15 @@ fn what_is_behind_a_multi_that_timed_out_is_not_executed_one_by_one() {
     let replies = client.pipeline(&[&["MULTI"][..], &["SET", "one", "1"], &["EXEC"]]);
     assert_eq!(replies, [&b"+OK\r\n"[..], b"+QUEUED\r\n", b"*1\r\n+OK\r\n"]);
 }
+
+#[test]
+fn a_denied_command_aborts_its_transaction() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).set("server.deny_commands", r#"["keys"]"#).start();
+    let commands: [&[&str]; 4] = [&["MULTI"], &["SET", "one", "1"], &["KEYS", "*"], &["EXEC"]];
+    let replies = proxy.client().pipeline(&commands);
+    assert_eq!(replies[1], b"+QUEUED\r\n");
+    assert!(replies[2].starts_with(b"-NOPERM this proxy does not allow 'keys'"));
+    assert!(replies[3].starts_with(b"-EXECABORT"));
+    proxy.client().expect(b"$-1\r\n", &["GET", "one"]);
+}

@@ -406,10 +406,8 @@ impl Session {
         let class = command.class(&args);
         inner.mute = inner.reply_mode != ReplyMode::On;
         let next = match class {
-            _ if self.is_denied(command) => inner.refuse(&format!(
-                "NOPERM this proxy does not allow '{}' (server.deny_commands)",
-                command.name
-            )),
+            // Within a transaction the server has to hear of it, too: see `Session::in_transaction`.
+            _ if self.is_denied(command) && inner.transaction.is_none() => inner.refuse(&denial(command)),
             _ if inner.doomed.is_some() => self.in_doomed(inner, class, batch, args, request),
             _ if inner.exclusive.is_some() => self.on_exclusive(inner, command, class, batch, args, request),
             Class::Cached(sameness) => {
@@ -504,6 +502,11 @@ impl Session {
             Ending::No => false,
         }
     }
+}
+
+/// What a client is told of a command that the operator does not allow.
+fn denial(command: &Command) -> String {
+    format!("NOPERM this proxy does not allow '{}' (server.deny_commands)", command.name)
 }
 
 /// Whether large requests of a batch are left for [`Session::take_large`].

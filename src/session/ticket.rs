@@ -86,6 +86,9 @@ pub(super) enum Work {
     Select(Database),
     /// MULTI.
     Multi,
+    /// What the operator does not allow, in a transaction: the server was sent something that spoils it, and the client
+    /// is told this.
+    Denied(Vec<u8>),
     /// DISCARD or UNWATCH.
     Leave,
     /// What leaves its connection in a state that only its end undoes.
@@ -253,6 +256,7 @@ impl Completion for Ticket {
                 }
                 self.answer(raw, None);
             }
+            Work::Denied(text) => self.answer(text.as_slice().into(), None),
             Work::Leave => {
                 if reply::is_error(&raw) {
                     self.session.soiled();

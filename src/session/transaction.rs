@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::{
-    Ending, Inner, Next, Session,
+    Ending, Inner, Next, Session, denial,
     exclusive::{Purpose, database},
     ticket::Work,
     write::keys,
@@ -11,7 +11,7 @@ use super::{
 use crate::{
     coherence::{Batch, WriteKind},
     command::{Class, Command, Local},
-    resp::{Args, Raw, Value, encode_request},
+    resp::{Args, Protocol, Raw, Value, encode_request},
 };
 
 impl Session {
@@ -25,6 +25,11 @@ impl Session {
         args: Args<'_>,
         request: Raw<'_>,
     ) -> Next {
+        if self.is_denied(command) {
+            let mut text = Vec::new();
+            Value::error(denial(command)).encode(Protocol::Resp2, &mut text);
+            return self.spoil(inner, batch, &args[0], Work::Denied(text));
+        }
         match class {
             Class::Session(local @ (Local::Quit | Local::Reset)) => {
                 return self.local(inner, local, batch, args, request);
@@ -41,9 +46,9 @@ impl Session {
             Class::Session(Local::Hello | Local::Auth)
             | Class::Monitor
             | Class::ScriptDebug
-            | Class::Refused => return self.spoil(inner, batch, &args[0]),
+            | Class::Refused => return self.spoil(inner, batch, &args[0], Work::Plain),
             Class::Session(Local::Client) if changes_connection(args.get(1)) => {
-                return self.spoil(inner, batch, &args[0]);
+                return self.spoil(inner, batch, &args[0], Work::Plain);
             }
             _ => {}
         }
@@ -115,10 +120,10 @@ impl Session {
 
     /// Has the server refuse a command, and thereby the transaction: one that it cannot know is sent instead, and
     /// the error names it.
-    pub(super) fn spoil(self: &Rc<Self>, inner: &mut Inner, batch: &Batch, name: &[u8]) -> Next {
+    fn spoil(self: &Rc<Self>, inner: &mut Inner, batch: &Batch, name: &[u8], work: Work) -> Next {
         let mut request = Vec::new();
         encode_request([&b"nearhit:not-in-a-transaction"[..], name], &mut request);
-        self.forward_plain(inner, batch, Raw::Borrowed(&request))
+        self.forward(inner, batch, Raw::Borrowed(&request), work)
     }
 
     /// MULTI was answered.
