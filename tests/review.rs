@@ -385,3 +385,35 @@ fn a_denied_command_aborts_its_transaction() {
     assert!(replies[3].starts_with(b"-EXECABORT"));
     proxy.client().expect(b"$-1\r\n", &["GET", "one"]);
 }
+
+#[test]
+fn a_health_check_in_a_long_script_leaves_the_cache_alone() {
+    let redis = Redis::start_with(&["--busy-reply-threshold", "50"]);
+    let proxy = proxy().upstream(&redis).set("upstream.health_check_interval", "200ms").start();
+    proxy.wait_live();
+    let mut reader = proxy.client();
+    reader.expect(b"+OK\r\n", &["SET", "key", "value"]);
+    reader.expect(b"$5\r\nvalue\r\n", &["GET", "key"]);
+    let script = "local t = redis.call('TIME')[1] while redis.call('TIME')[1] - t < 2 do end return 1";
+    redis.client().expect(b":1\r\n", &["EVAL", script, "0"]);
+    proxy.wait_live();
+    let misses = proxy.stat("misses");
+    reader.expect(b"$5\r\nvalue\r\n", &["GET", "key"]);
+    assert_eq!(proxy.stat("misses"), misses);
+    assert_eq!(proxy.stat("link_losses"), 0);
+    assert!(!proxy.log().contains("may not ask INFO"));
+}
+
+#[test]
+fn an_upstream_that_refuses_every_write_is_not_probed_for_each() {
+    let master = Redis::start();
+    let replica = Redis::start_with(&["--replicaof", &format!("127.0.0.1 {}", master.port())]);
+    let proxy = proxy().upstream(&replica).start();
+    let mut client = proxy.client();
+    let before = replica.calls("info");
+    for _ in 0..2_000 {
+        let reply = client.cmd(&["SET", "key", "value"]);
+        assert!(reply.starts_with(b"-READONLY") || reply.starts_with(b"-MASTERDOWN"));
+    }
+    assert!(replica.calls("info") < before + 200);
+}
