@@ -417,3 +417,26 @@ fn an_upstream_that_refuses_every_write_is_not_probed_for_each() {
     }
     assert!(replica.calls("info") < before + 200);
 }
+
+#[test]
+fn the_log_says_what_the_control_user_lacks() {
+    for lacking in ["-echo", "-client|tracking"] {
+        let redis = Redis::start();
+        redis.client().cmd(&["ACL", "SETUSER", "control", "on", ">secret", "~*", "&*", "+@all", lacking]);
+        let proxy = proxy()
+            .set("upstream.url", &format!("redis://control:secret@{}", redis.addr()))
+            .set("upstream.backoff_min", "20ms")
+            .set("upstream.backoff_max", "100ms")
+            .start();
+        eventually("the log says so", || proxy.log().contains("the control user may not do what the link needs"));
+        sleep(millis(500));
+        assert_eq!(proxy.log().matches("may not do what").count(), 1, "it says so once");
+        let denied = redis.client().text(&["INFO", "commandstats"]);
+        let denied: u64 = denied
+            .lines()
+            .filter(|line| line.starts_with("cmdstat_echo") || line.starts_with("cmdstat_client|tracking"))
+            .filter_map(|line| line.split_once("rejected_calls=")?.1.split(',').next()?.parse::<u64>().ok())
+            .sum();
+        assert!((1..30).contains(&denied), "{denied} in half a second");
+    }
+}

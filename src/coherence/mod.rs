@@ -389,7 +389,7 @@ impl<W> Coherence<W> {
 
     /// Invariant 6: the link is lost, and with it every promise about what is cached.
     pub(crate) fn link_lost(&self, reason: &str) {
-        if matches!(self.certifier.phase(), Phase::Sync | Phase::Live) {
+        if self.certifier.phase() == Phase::Live {
             warn!(reason, "the link is down: answering from the upstream alone");
             self.link_counters.link_losses.add(1);
         }
