@@ -440,3 +440,24 @@ fn the_log_says_what_the_control_user_lacks() {
         assert!((1..30).contains(&denied), "{denied} in half a second");
     }
 }
+
+#[test]
+fn all_connections_follow_an_upstream_that_has_moved_while_the_old_one_lives_on() {
+    for mode in ["on", "off"] {
+        let (old, new) = (Redis::start(), Redis::start());
+        let relay = Relay::to(old.addr());
+        let proxy = proxy()
+            .upstream_addr(relay.addr())
+            .set("cache.mode", mode)
+            .set("upstream.health_check_interval", "100ms")
+            .start();
+        let mut client = proxy.client();
+        client.pipeline(&[&["MULTI"][..], &["SET", "key", "1"], &["EXEC"]]);
+        relay.move_to(new.addr());
+        eventually("its commands go to the new one", || client.cmd(&["GET", "key"]) == b"$-1\r\n");
+        client.pipeline(&[&["MULTI"][..], &["SET", "key", "2"], &["EXEC"]]);
+        client.expect(b"$1\r\n2\r\n", &["GET", "key"]);
+        old.client().expect(b"$1\r\n1\r\n", &["GET", "key"]);
+        new.client().expect(b"$1\r\n2\r\n", &["GET", "key"]);
+    }
+}

@@ -172,7 +172,8 @@ impl<W> Coherence<W> {
         Generation(self.generation.load(Ordering::Acquire))
     }
 
-    /// The server process whose invalidations are heard; unknown while there is no link.
+    /// The server process whose invalidations are heard; unknown while there is no link. Where there is to be none it is
+    /// the one that the health check has found.
     pub fn server(&self) -> ServerId {
         ServerId(self.server.load(Ordering::Acquire))
     }
@@ -444,7 +445,7 @@ impl<W> Coherence<W> {
         *last = now;
         drop(last);
         match self.certifier.phase() {
-            Phase::Off if changed => {
+            Phase::Off | Phase::Disabled if changed => {
                 self.move_generation("the upstream is another process");
                 self.server.store(report.server.0, Ordering::Release);
                 self.certifier.wake_workers();

@@ -200,7 +200,7 @@ impl Session {
             return;
         }
         let profile = self.inner.borrow().profile.clone();
-        let (connection, place) = match pool.checkout(&profile, name).await {
+        let (connection, place) = match pool.checkout(&profile, name, shared.coherence.server()).await {
             Ok(taken) => taken,
             Err(error) => {
                 let raw = match &error {
