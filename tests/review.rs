@@ -461,3 +461,20 @@ fn all_connections_follow_an_upstream_that_has_moved_while_the_old_one_lives_on(
         new.client().expect(b"$1\r\n2\r\n", &["GET", "key"]);
     }
 }
+
+#[test]
+fn clients_that_have_had_a_long_pipeline_hold_no_memory() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).set("cache.mode", "off").start();
+    let mut clients: Vec<_> = (0..60).map(|_| proxy.client()).collect();
+    let request: Vec<u8> = (0..9_000).flat_map(|n| encode(&["GET", &format!("key:{n}")])).collect();
+    let mut run = |client: &mut common::Client| {
+        client.send_raw(&request);
+        client.recv_bytes(9_000 * b"$-1\r\n".len());
+    };
+    run(&mut clients[0]);
+    let before = proxy.process().rss_mib();
+    clients.iter_mut().for_each(&mut run);
+    let held = proxy.process().rss_mib() - before;
+    assert!(held < 24, "{held} MiB");
+}

@@ -12,7 +12,7 @@ use super::{
     client::Redirect,
     exclusive::{Exclusive, Verdict},
     mget,
-    output::{Output, Seq},
+    output::{Output, PLACES_KEPT_MAX, Seq},
     send::NoLane,
     state::{ReplyMode, Subscriptions, Transaction},
     ticket::{Place, Ticket},
@@ -219,6 +219,9 @@ impl Inner {
             if *count == 0 {
                 self.reading.remove(&key);
             }
+        }
+        if self.reading.is_empty() && self.reading.capacity() > PLACES_KEPT_MAX {
+            self.reading = HashMap::new();
         }
     }
 

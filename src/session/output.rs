@@ -13,6 +13,9 @@ use crate::{
     resp::{OutputBuffer, Raw},
 };
 
+/// An empty queue that had more places than this is given back.
+pub(super) const PLACES_KEPT_MAX: usize = 1024;
+
 /// The number of a place in the queue, counted over the session's life.
 pub(super) type Seq = u64;
 
@@ -209,6 +212,9 @@ impl<D> Output<D> {
             if !place.after.is_empty() {
                 self.ready.extend(&place.after);
             }
+        }
+        if self.queue.is_empty() && self.queue.capacity() > PLACES_KEPT_MAX {
+            self.queue = VecDeque::new();
         }
     }
 }
