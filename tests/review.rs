@@ -478,3 +478,19 @@ fn clients_that_have_had_a_long_pipeline_hold_no_memory() {
     let held = proxy.process().rss_mib() - before;
     assert!(held < 24, "{held} MiB");
 }
+
+#[test]
+fn a_refused_watch_keeps_no_connection() {
+    let redis = Redis::start_with(&["--requirepass", "secret"]);
+    let proxy = proxy().set("upstream.url", &format!("redis://:secret@{}", redis.addr())).start();
+    let mut clients: Vec<_> = (0..3).map(|_| proxy.client()).collect();
+    for client in &mut clients {
+        let replies = client.pipeline(&[&["WATCH", "key"][..], &["WATCH", "key"]]);
+        assert!(replies.iter().all(|reply| reply.starts_with(b"-NOAUTH")));
+    }
+    let mut stats = proxy.client();
+    stats.expect(b"+OK\r\n", &["AUTH", "secret"]);
+    eventually("the connections are free", || {
+        stats.text(&["INFO", "nearhit"]).contains("nearhit_pool_in_use:0\r\n")
+    });
+}

@@ -117,7 +117,7 @@ impl Inner {
     pub(super) fn has_state(&self) -> bool {
         self.transaction.is_some()
             || self.doomed.is_some()
-            || self.is_watching
+            || self.watch.is_set()
             || self.is_monitoring
             || !self.subscriptions.is_empty()
             || self.exclusive.as_ref().is_some_and(|exclusive| exclusive.is_spent || exclusive.is_fresh)
@@ -334,11 +334,15 @@ impl Session {
                 self.forward(inner, batch, request, Work::Multi)
             }
             Class::Watch => {
-                inner.is_watching = true;
-                self.forward_plain(inner, batch, request)
+                let seq = inner.output.next_seq();
+                let next = self.forward(inner, batch, request, Work::Watch);
+                if matches!(next, Next::Done) {
+                    inner.watch.ask(seq);
+                }
+                next
             }
             Class::Unwatch if args.len() == 1 => {
-                inner.is_watching = false;
+                inner.watch.clear();
                 self.forward(inner, batch, request, Work::Leave)
             }
             // Refused: there is no transaction, or there are too many arguments.

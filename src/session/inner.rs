@@ -14,7 +14,7 @@ use super::{
     mget,
     output::{Output, PLACES_KEPT_MAX, Seq},
     send::NoLane,
-    state::{ReplyMode, Subscriptions, Transaction},
+    state::{ReplyMode, Subscriptions, Transaction, Watch},
     ticket::{Place, Ticket},
 };
 use crate::{
@@ -70,7 +70,7 @@ pub(super) struct Inner {
     pub(super) transaction: Option<Box<Transaction>>,
     /// Why the transaction that the client believes to be in was never begun.
     pub(super) doomed: Option<Vec<u8>>,
-    pub(super) is_watching: bool,
+    pub(super) watch: Watch,
     pub(super) subscriptions: Subscriptions,
     /// SUBSCRIBEs and UNSUBSCRIBEs in flight.
     pub(super) subscribing: usize,
@@ -122,7 +122,7 @@ impl Inner {
             again: VecDeque::new(),
             transaction: None,
             doomed: None,
-            is_watching: false,
+            watch: Watch::default(),
             subscriptions: Subscriptions::default(),
             subscribing: 0,
             is_monitoring: false,

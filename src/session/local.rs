@@ -304,7 +304,7 @@ impl Session {
         }
         inner.transaction = None;
         inner.doomed = None;
-        inner.is_watching = false;
+        inner.watch.clear();
         inner.is_monitoring = false;
         inner.redirect = None;
         inner.subscriptions = Subscriptions::default();

@@ -86,6 +86,8 @@ pub(super) enum Work {
     Select(Database),
     /// MULTI.
     Multi,
+    /// WATCH, which may be refused.
+    Watch,
     /// What the operator does not allow, in a transaction: the server was sent something that spoils it, and the client
     /// is told this.
     Denied(Vec<u8>),
@@ -254,6 +256,10 @@ impl Completion for Ticket {
                 if !self.answered {
                     self.session.multi_answered(!reply::is_error(&raw));
                 }
+                self.answer(raw, None);
+            }
+            Work::Watch => {
+                self.session.watch_answered(self.place.seq, !reply::is_error(&raw));
                 self.answer(raw, None);
             }
             Work::Denied(text) => self.answer(text.as_slice().into(), None),

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use super::{
     Ending, Inner, Next, Session, denial,
     exclusive::{Purpose, database},
+    output::Seq,
     ticket::Work,
     write::keys,
 };
@@ -37,7 +38,7 @@ impl Session {
             Class::Exec => return self.exec(inner, batch, request),
             Class::Discard if args.len() == 1 => {
                 inner.transaction = None;
-                inner.is_watching = false;
+                inner.watch.clear();
                 return self.forward(inner, batch, request, Work::Leave);
             }
             // Refused at once by the server, and not queued; DISCARD for its arguments, which does not end the transaction.
@@ -108,7 +109,7 @@ impl Session {
     /// EXEC: the union of the queue is one write.
     pub(super) fn exec(self: &Rc<Self>, inner: &mut Inner, batch: &Batch, request: Raw<'_>) -> Next {
         let Some(transaction) = inner.transaction.take() else { return Next::Hold };
-        inner.is_watching = false;
+        inner.watch.clear();
         if let (true, Some(exclusive)) = (transaction.subscribes, inner.exclusive.as_mut()) {
             exclusive.purpose = Purpose::Waiting;
         }
@@ -126,6 +127,11 @@ impl Session {
         self.forward(inner, batch, Raw::Borrowed(&request), work)
     }
 
+    /// WATCH was answered.
+    pub(super) fn watch_answered(&self, seq: Seq, is_accepted: bool) {
+        self.inner.borrow_mut().watch.answered(seq, is_accepted);
+    }
+
     /// MULTI was answered.
     pub(super) fn multi_answered(&self, is_open: bool) {
         let mut inner = self.inner.borrow_mut();
@@ -141,7 +147,7 @@ impl Session {
     pub(super) fn multi_timed_out(&self, reason: Vec<u8>) {
         let mut inner = self.inner.borrow_mut();
         inner.transaction = None;
-        inner.is_watching = false;
+        inner.watch.clear();
         if inner.has_state() {
             self.end(Ending::AfterOutput);
         }
