@@ -494,3 +494,41 @@ fn a_refused_watch_keeps_no_connection() {
         stats.text(&["INFO", "nearhit"]).contains("nearhit_pool_in_use:0\r\n")
     });
 }
+
+/// What a RESP2 client sends behind UNSUBSCRIBE is refused or obeyed, as the server comes to it.
+#[test]
+fn nobody_is_given_a_connection_in_a_strangers_database_or_name() {
+    let redis = Redis::start();
+    redis.client().cmd(&["ACL", "SETUSER", "admin", "on", ">secret", "~*", "&*", "+@all"]);
+    redis.client().pipeline(&[&["SELECT", "5"][..], &["RPUSH", "list", "wrong"]]);
+    for behind in [&["SELECT", "5"][..], &["AUTH", "admin", "secret"]] {
+        let proxy = proxy().upstream(&redis).set("upstream.max_blocking", "1").start();
+        let mut first = proxy.client();
+        first.cmd(&["SUBSCRIBE", "channel"]);
+        assert_eq!(first.pipeline(&[&["UNSUBSCRIBE", "channel"][..], behind])[1], b"+OK\r\n");
+        eventually("its connection is free", || proxy.stat("blocking_in_use") == 0);
+        let mut second = proxy.client();
+        let replies = second.pipeline(&[&["BLPOP", "list", "0.1"][..], &["ACL", "WHOAMI"]]);
+        assert_eq!(replies, [&b"*-1\r\n"[..], b"$7\r\ndefault\r\n"]);
+        second.cmd(&["SUBSCRIBE", "channel"]);
+        let replies = second.pipeline(&[&["UNSUBSCRIBE", "channel"][..], &["ACL", "WHOAMI"]]);
+        assert_eq!(replies[1], b"$7\r\ndefault\r\n");
+    }
+}
+
+#[test]
+fn a_write_behind_an_unsubscription_drops_its_key_like_any_other() {
+    let redis = Redis::start();
+    let relay = Relay::to(redis.addr());
+    let proxy = proxy().upstream_addr(relay.addr()).set("cache.max_staleness", "10s").start();
+    proxy.wait_live();
+    let (mut writer, mut reader) = (proxy.client(), proxy.client());
+    writer.cmd(&["SUBSCRIBE", "channel"]);
+    reader.expect(b"+OK\r\n", &["SET", "key", "old"]);
+    proxy.settle();
+    reader.expect(b"$3\r\nold\r\n", &["GET", "key"]);
+    relay.link().hold_down(true);
+    let replies = writer.pipeline(&[&["UNSUBSCRIBE", "channel"][..], &["SET", "key", "new"]]);
+    assert_eq!(replies[1], b"+OK\r\n");
+    reader.expect(b"$3\r\nnew\r\n", &["GET", "key"]);
+}

@@ -308,14 +308,17 @@ impl Session {
         if let Some(exclusive) = inner.exclusive.as_mut() {
             exclusive.is_fresh = false;
         }
-        if inner.is_agreeing {
+        // What the server makes of a RESP2 client's command depends on whether it is subscribed by then: it refuses
+        // SELECT, AUTH and SET, or obeys them.
+        let is_certain = inner.profile.protocol == Protocol::Resp3 || inner.subscribing == 0;
+        if inner.is_agreeing || !(is_certain || matches!(class, Class::Subscribe(_))) {
             return Next::Hold;
         }
         if inner.transaction.is_some() {
             return self.in_transaction(inner, command, class, batch, args, request);
         }
         // A RESP2 subscriber may say little, and the server knows best what.
-        let restricted = inner.profile.protocol == Protocol::Resp2 && inner.is_subscriber();
+        let restricted = inner.profile.protocol == Protocol::Resp2 && !inner.subscriptions.is_empty();
         match class {
             Class::Session(local @ (Local::Quit | Local::Reset)) => {
                 self.local(inner, local, batch, args, request)

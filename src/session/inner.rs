@@ -72,7 +72,7 @@ pub(super) struct Inner {
     pub(super) doomed: Option<Vec<u8>>,
     pub(super) watch: Watch,
     pub(super) subscriptions: Subscriptions,
-    /// SUBSCRIBEs and UNSUBSCRIBEs in flight.
+    /// SUBSCRIBEs and UNSUBSCRIBEs in flight, and EXECs that hold some.
     pub(super) subscribing: usize,
     pub(super) is_monitoring: bool,
     /// A HELLO or AUTH is in flight on the exclusive connection: how to read what follows depends on its answer.

@@ -113,13 +113,6 @@ impl Session {
     }
 }
 
-impl Inner {
-    /// Whether the client is, or is about to be, subscribed to something.
-    pub(super) fn is_subscriber(&self) -> bool {
-        !self.subscriptions.is_empty() || self.subscribing > 0
-    }
-}
-
 /// `+1700000000.123456 [0 127.0.0.1:1234] "get" "k"`.
 fn is_monitor_line(raw: &[u8]) -> bool {
     raw.first() == Some(&b'+')

@@ -303,6 +303,7 @@ impl Completion for Ticket {
                 let acknowledge = guard.complete(arrived);
                 if transaction.subscribes {
                     self.session.executed(&raw);
+                    self.session.subscribe_ended();
                 }
                 if let Some(database) = transaction.database_after(&raw) {
                     self.session.changed(|profile| profile.database = database);
@@ -370,6 +371,10 @@ impl Completion for Ticket {
                 Some(request)
             }
             Work::Subscribe { .. } => {
+                session.subscribe_ended();
+                None
+            }
+            Work::Exec { transaction, .. } if transaction.subscribes => {
                 session.subscribe_ended();
                 None
             }

@@ -116,6 +116,7 @@ impl Session {
         let writes = transaction.writes.iter().map(|key| &**key);
         let guard = self.worker.shared.coherence.begin_write(transaction.kind, writes);
         self.worker.counters.writes.add(1);
+        inner.subscribing += usize::from(transaction.subscribes);
         self.forward(inner, batch, request, Work::Exec { guard, transaction })
     }
 
