@@ -428,7 +428,9 @@ fn the_log_says_what_the_control_user_lacks() {
             .set("upstream.backoff_min", "20ms")
             .set("upstream.backoff_max", "100ms")
             .start();
-        eventually("the log says so", || proxy.log().contains("the control user may not do what the link needs"));
+        eventually("the log says so", || {
+            proxy.log().contains("the control user may not do what the link needs")
+        });
         sleep(millis(500));
         assert_eq!(proxy.log().matches("may not do what").count(), 1, "it says so once");
         let denied = redis.client().text(&["INFO", "commandstats"]);
@@ -531,4 +533,21 @@ fn a_write_behind_an_unsubscription_drops_its_key_like_any_other() {
     let replies = writer.pipeline(&[&["UNSUBSCRIBE", "channel"][..], &["SET", "key", "new"]]);
     assert_eq!(replies[1], b"+OK\r\n");
     reader.expect(b"$3\r\nnew\r\n", &["GET", "key"]);
+}
+
+#[test]
+fn a_message_waits_for_no_reply() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).start();
+    let mut client = proxy.client();
+    client.hello(3);
+    client.cmd(&["SUBSCRIBE", "channel"]);
+    client.send(&["BLPOP", "list", "0"]);
+    eventually("it is blocked", || redis.client().text(&["INFO", "clients"]).contains("blocked_clients:1"));
+    redis.client().expect(b":1\r\n", &["PUBLISH", "channel", "hello"]);
+    assert!(client.recv().starts_with(b">3\r\n$7\r\nmessage\r\n"));
+    redis.client().cmd(&["RPUSH", "list", "value"]);
+    assert!(client.recv().starts_with(b"*2\r\n$4\r\nlist\r\n"));
+    let replies = client.pipeline(&[&["PUBLISH", "channel", "hello"][..], &["UNSUBSCRIBE"], &["GET", "key"]]);
+    assert!(replies[0].starts_with(b">3\r\n$7\r\nmessage\r\n"), "before it is unsubscribed");
 }

@@ -77,7 +77,7 @@ impl Session {
         } else {
             None
         };
-        inner.output.append_message(raw, fence);
+        inner.output.insert_message(raw, fence);
         drop(inner);
         self.worker.mark_dirty(self);
         None
