@@ -551,3 +551,20 @@ fn a_message_waits_for_no_reply() {
     let replies = client.pipeline(&[&["PUBLISH", "channel", "hello"][..], &["UNSUBSCRIBE"], &["GET", "key"]]);
     assert!(replies[0].starts_with(b">3\r\n$7\r\nmessage\r\n"), "before it is unsubscribed");
 }
+
+#[test]
+fn who_is_cut_off_while_it_waits_for_a_connection_is_gone_at_once() {
+    let redis = Redis::start();
+    let mut proxy = proxy().upstream(&redis).set("upstream.connect_timeout", "8s").start();
+    let mut client = proxy.client();
+    client.expect(b"+OK\r\n", &["SET", "key", "value"]);
+    redis.stop();
+    client.send(&["MULTI"]);
+    sleep(MOMENT);
+    proxy.process().signal(rustix::process::Signal::TERM);
+    sleep(MOMENT);
+    let asked = std::time::Instant::now();
+    proxy.terminate();
+    assert!(asked.elapsed() < Duration::from_secs(3), "a second SIGTERM stops");
+    redis.cont();
+}

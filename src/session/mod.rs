@@ -31,7 +31,7 @@ use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     rc::Rc,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, Waker},
@@ -148,7 +148,13 @@ impl Session {
     /// Serves the client to its end. What it had in flight is finished by the lanes; nothing else is sent for it.
     async fn run(self: Rc<Self>, mut read: OwnedReadHalf) {
         while let Some(transition) = poll_fn(|cx| self.poll(cx, &mut read)).await {
-            self.perform(transition).await;
+            let mut performed = pin!(self.perform(transition));
+            // Who is cut off meanwhile waits for nothing. Whatever is cancelled leaves no connection in use.
+            poll_fn(|cx| match self.ending.get() {
+                Ending::Now => Poll::Ready(()),
+                _ => performed.as_mut().poll(cx),
+            })
+            .await;
         }
         self.ending.set(Ending::Now);
         let mut inner = self.inner.borrow_mut();
