@@ -32,4 +32,9 @@ impl ServerId {
     pub fn is_same(self, other: Self) -> bool {
         self != Self::UNKNOWN && self == other
     }
+
+    /// Whether both are known and not the same process.
+    pub fn is_another(self, other: Self) -> bool {
+        self != Self::UNKNOWN && other != Self::UNKNOWN && self != other
+    }
 }

@@ -287,8 +287,10 @@ fn extend(table: &Table, rows: &[ServerCommand], config: &Config) -> Table {
 fn first_look(runtime: &Runtime, control: &Control) -> Result<Option<Report>, StartError> {
     match runtime.block_on(async { tokio::time::timeout(Duration::from_secs(2), control.probe()).await }) {
         Ok(Ok(report)) => {
-            fit(&report, control).map_err(StartError::Upstream)?;
-            Ok(Some(report))
+            if let Some(report) = &report {
+                fit(report, control).map_err(StartError::Upstream)?;
+            }
+            Ok(report)
         }
         Ok(Err(error)) => {
             warn!(%error, "starting without the upstream");

@@ -319,3 +319,255 @@ fn a_client_that_reads_slowly_gets_everything() {
         sleep(Duration::from_micros(300));
     }
 }
+
+#[test]
+fn what_waits_behind_a_blocked_command_has_all_the_time_it_needs() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).set("upstream.command_timeout", "300ms").start();
+    let blocks: [(&[&str], &[u8]); 2] =
+        [(&["BLPOP", "list", "1"], b"*-1\r\n"), (&["WAIT", "1", "1000"], b":0\r\n")];
+    for (command, reply) in blocks {
+        let replies = proxy.client().pipeline(&[command, &["SET", "key", "value"], &["GET", "key"]]);
+        assert_eq!(replies, [reply, b"+OK\r\n", b"$5\r\nvalue\r\n"]);
+    }
+    assert_eq!(proxy.stat("timeouts"), 0);
+}
+
+#[test]
+fn nobody_waits_behind_the_wait_of_another() {
+    let redis = Redis::start();
+    let proxy =
+        proxy().upstream(&redis).set("server.workers", "1").set("upstream.command_timeout", "1s").start();
+    let (mut waiting, mut other) = (proxy.client(), proxy.client());
+    waiting.expect(b"+OK\r\n", &["SET", "one", "1"]);
+    other.expect(b"+OK\r\n", &["SET", "two", "1"]);
+    // Not for so long that the lane counts as stalled.
+    redis.client().send(&["DEBUG", "SLEEP", "0.04"]);
+    sleep(millis(5));
+    other.send(&["SET", "two", "2"]);
+    sleep(millis(10));
+    waiting.send(&["WAIT", "1", "2000"]);
+    sleep(millis(10));
+    other.send(&["SET", "two", "3"]);
+    assert_eq!((other.recv(), other.recv()), (b"+OK\r\n".to_vec(), b"+OK\r\n".to_vec()));
+    assert_eq!(waiting.recv(), b":0\r\n");
+}
+
+#[test]
+fn what_is_behind_a_multi_that_timed_out_is_not_executed_one_by_one() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).set("upstream.command_timeout", "300ms").start();
+    let mut client = proxy.client();
+    client.pipeline(&[&["MULTI"][..], &["EXEC"]]);
+    eventually("its connection is back in the pool", || proxy.stat("pool_in_use") == 0);
+    redis.stop();
+    let commands: [&[&str]; 4] = [&["MULTI"], &["SET", "one", "1"], &["SET", "two", "2"], &["EXEC"]];
+    client.send_raw(&commands.iter().flat_map(|args| encode(args)).collect::<Vec<_>>());
+    assert_eq!(client.recv(), b"+OK\r\n", "a doomed transaction, as with a server that takes no commands");
+    for _ in 0..2 {
+        assert!(client.recv().starts_with(b"-ERR nearhit: upstream"));
+    }
+    assert!(client.recv().starts_with(b"-EXECABORT"));
+    redis.cont();
+    client.expect(b"*0\r\n", &["KEYS", "*"]);
+    let replies = client.pipeline(&[&["MULTI"][..], &["SET", "one", "1"], &["EXEC"]]);
+    assert_eq!(replies, [&b"+OK\r\n"[..], b"+QUEUED\r\n", b"*1\r\n+OK\r\n"]);
+}
+
+#[test]
+fn a_denied_command_aborts_its_transaction() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).set("server.deny_commands", r#"["keys"]"#).start();
+    let commands: [&[&str]; 4] = [&["MULTI"], &["SET", "one", "1"], &["KEYS", "*"], &["EXEC"]];
+    let replies = proxy.client().pipeline(&commands);
+    assert_eq!(replies[1], b"+QUEUED\r\n");
+    assert!(replies[2].starts_with(b"-NOPERM this proxy does not allow 'keys'"));
+    assert!(replies[3].starts_with(b"-EXECABORT"));
+    proxy.client().expect(b"$-1\r\n", &["GET", "one"]);
+}
+
+#[test]
+fn a_health_check_in_a_long_script_leaves_the_cache_alone() {
+    let redis = Redis::start_with(&["--busy-reply-threshold", "50"]);
+    let proxy = proxy().upstream(&redis).set("upstream.health_check_interval", "200ms").start();
+    proxy.wait_live();
+    let mut reader = proxy.client();
+    reader.expect(b"+OK\r\n", &["SET", "key", "value"]);
+    reader.expect(b"$5\r\nvalue\r\n", &["GET", "key"]);
+    let script = "local t = redis.call('TIME')[1] while redis.call('TIME')[1] - t < 2 do end return 1";
+    redis.client().expect(b":1\r\n", &["EVAL", script, "0"]);
+    proxy.wait_live();
+    let misses = proxy.stat("misses");
+    reader.expect(b"$5\r\nvalue\r\n", &["GET", "key"]);
+    assert_eq!(proxy.stat("misses"), misses);
+    assert_eq!(proxy.stat("link_losses"), 0);
+    assert!(!proxy.log().contains("may not ask INFO"));
+}
+
+#[test]
+fn an_upstream_that_refuses_every_write_is_not_probed_for_each() {
+    let master = Redis::start();
+    let replica = Redis::start_with(&["--replicaof", &format!("127.0.0.1 {}", master.port())]);
+    let proxy = proxy().upstream(&replica).start();
+    let mut client = proxy.client();
+    let before = replica.calls("info");
+    for _ in 0..2_000 {
+        let reply = client.cmd(&["SET", "key", "value"]);
+        assert!(reply.starts_with(b"-READONLY") || reply.starts_with(b"-MASTERDOWN"));
+    }
+    assert!(replica.calls("info") < before + 200);
+}
+
+#[test]
+fn the_log_says_what_the_control_user_lacks() {
+    for lacking in ["-echo", "-client|tracking"] {
+        let redis = Redis::start();
+        redis.client().cmd(&["ACL", "SETUSER", "control", "on", ">secret", "~*", "&*", "+@all", lacking]);
+        let proxy = proxy()
+            .set("upstream.url", &format!("redis://control:secret@{}", redis.addr()))
+            .set("upstream.backoff_min", "20ms")
+            .set("upstream.backoff_max", "100ms")
+            .start();
+        eventually("the log says so", || {
+            proxy.log().contains("the control user may not do what the link needs")
+        });
+        sleep(millis(500));
+        assert_eq!(proxy.log().matches("may not do what").count(), 1, "it says so once");
+        let denied = redis.client().text(&["INFO", "commandstats"]);
+        let denied: u64 = denied
+            .lines()
+            .filter(|line| line.starts_with("cmdstat_echo") || line.starts_with("cmdstat_client|tracking"))
+            .filter_map(|line| line.split_once("rejected_calls=")?.1.split(',').next()?.parse::<u64>().ok())
+            .sum();
+        assert!((1..30).contains(&denied), "{denied} in half a second");
+    }
+}
+
+#[test]
+fn all_connections_follow_an_upstream_that_has_moved_while_the_old_one_lives_on() {
+    for mode in ["on", "off"] {
+        let (old, new) = (Redis::start(), Redis::start());
+        let relay = Relay::to(old.addr());
+        let proxy = proxy()
+            .upstream_addr(relay.addr())
+            .set("cache.mode", mode)
+            .set("upstream.health_check_interval", "100ms")
+            .start();
+        let mut client = proxy.client();
+        client.pipeline(&[&["MULTI"][..], &["SET", "key", "1"], &["EXEC"]]);
+        relay.move_to(new.addr());
+        eventually("its commands go to the new one", || client.cmd(&["GET", "key"]) == b"$-1\r\n");
+        client.pipeline(&[&["MULTI"][..], &["SET", "key", "2"], &["EXEC"]]);
+        client.expect(b"$1\r\n2\r\n", &["GET", "key"]);
+        old.client().expect(b"$1\r\n1\r\n", &["GET", "key"]);
+        new.client().expect(b"$1\r\n2\r\n", &["GET", "key"]);
+    }
+}
+
+#[test]
+fn clients_that_have_had_a_long_pipeline_hold_no_memory() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).set("cache.mode", "off").start();
+    let mut clients: Vec<_> = (0..60).map(|_| proxy.client()).collect();
+    let request: Vec<u8> = (0..9_000).flat_map(|n| encode(&["GET", &format!("key:{n}")])).collect();
+    let mut run = |client: &mut common::Client| {
+        client.send_raw(&request);
+        client.recv_bytes(9_000 * b"$-1\r\n".len());
+    };
+    run(&mut clients[0]);
+    let before = proxy.process().rss_mib();
+    clients.iter_mut().for_each(&mut run);
+    let held = proxy.process().rss_mib() - before;
+    assert!(held < 24, "{held} MiB");
+}
+
+#[test]
+fn a_refused_watch_keeps_no_connection() {
+    let redis = Redis::start_with(&["--requirepass", "secret"]);
+    let proxy = proxy().set("upstream.url", &format!("redis://:secret@{}", redis.addr())).start();
+    let mut clients: Vec<_> = (0..3).map(|_| proxy.client()).collect();
+    for client in &mut clients {
+        let replies = client.pipeline(&[&["WATCH", "key"][..], &["WATCH", "key"]]);
+        assert!(replies.iter().all(|reply| reply.starts_with(b"-NOAUTH")));
+    }
+    let mut stats = proxy.client();
+    stats.expect(b"+OK\r\n", &["AUTH", "secret"]);
+    eventually("the connections are free", || {
+        stats.text(&["INFO", "nearhit"]).contains("nearhit_pool_in_use:0\r\n")
+    });
+}
+
+/// What a RESP2 client sends behind UNSUBSCRIBE is refused or obeyed, as the server comes to it.
+#[test]
+fn nobody_is_given_a_connection_in_a_strangers_database_or_name() {
+    let redis = Redis::start();
+    redis.client().cmd(&["ACL", "SETUSER", "admin", "on", ">secret", "~*", "&*", "+@all"]);
+    redis.client().pipeline(&[&["SELECT", "5"][..], &["RPUSH", "list", "wrong"]]);
+    for behind in [&["SELECT", "5"][..], &["AUTH", "admin", "secret"], &["MULTI"], &["HELLO", "3"]] {
+        let proxy = proxy().upstream(&redis).set("upstream.max_blocking", "1").start();
+        let mut first = proxy.client();
+        first.cmd(&["SUBSCRIBE", "channel"]);
+        let replies = first.pipeline(&[&["UNSUBSCRIBE", "channel"][..], behind]);
+        assert_ne!(replies[1][0], b'-');
+        sleep(MOMENT);
+        drop(first);
+        eventually("its connection is free", || proxy.stat("blocking_in_use") == 0);
+        let mut second = proxy.client();
+        let replies = second.pipeline(&[&["BLPOP", "list", "0.1"][..], &["ACL", "WHOAMI"]]);
+        assert_eq!(replies, [&b"*-1\r\n"[..], b"$7\r\ndefault\r\n"]);
+        second.cmd(&["SUBSCRIBE", "channel"]);
+        let replies = second.pipeline(&[&["UNSUBSCRIBE", "channel"][..], &["ACL", "WHOAMI"]]);
+        assert_eq!(replies[1], b"$7\r\ndefault\r\n");
+    }
+}
+
+#[test]
+fn a_write_behind_an_unsubscription_drops_its_key_like_any_other() {
+    let redis = Redis::start();
+    let relay = Relay::to(redis.addr());
+    let proxy = proxy().upstream_addr(relay.addr()).set("cache.max_staleness", "10s").start();
+    proxy.wait_live();
+    let (mut writer, mut reader) = (proxy.client(), proxy.client());
+    writer.cmd(&["SUBSCRIBE", "channel"]);
+    reader.expect(b"+OK\r\n", &["SET", "key", "old"]);
+    proxy.settle();
+    reader.expect(b"$3\r\nold\r\n", &["GET", "key"]);
+    relay.link().hold_down(true);
+    let replies = writer.pipeline(&[&["UNSUBSCRIBE", "channel"][..], &["SET", "key", "new"]]);
+    assert_eq!(replies[1], b"+OK\r\n");
+    reader.expect(b"$3\r\nnew\r\n", &["GET", "key"]);
+}
+
+#[test]
+fn a_message_waits_for_no_reply() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).start();
+    let mut client = proxy.client();
+    client.hello(3);
+    client.cmd(&["SUBSCRIBE", "channel"]);
+    client.send(&["BLPOP", "list", "0"]);
+    eventually("it is blocked", || redis.client().text(&["INFO", "clients"]).contains("blocked_clients:1"));
+    redis.client().expect(b":1\r\n", &["PUBLISH", "channel", "hello"]);
+    assert!(client.recv().starts_with(b">3\r\n$7\r\nmessage\r\n"));
+    redis.client().cmd(&["RPUSH", "list", "value"]);
+    assert!(client.recv().starts_with(b"*2\r\n$4\r\nlist\r\n"));
+    let replies = client.pipeline(&[&["PUBLISH", "channel", "hello"][..], &["UNSUBSCRIBE"], &["GET", "key"]]);
+    assert!(replies[0].starts_with(b">3\r\n$7\r\nmessage\r\n"), "before it is unsubscribed");
+}
+
+#[test]
+fn who_is_cut_off_while_it_waits_for_a_connection_is_gone_at_once() {
+    let redis = Redis::start();
+    let mut proxy = proxy().upstream(&redis).set("upstream.connect_timeout", "8s").start();
+    let mut client = proxy.client();
+    client.expect(b"+OK\r\n", &["SET", "key", "value"]);
+    redis.stop();
+    client.send(&["MULTI"]);
+    sleep(MOMENT);
+    proxy.process().signal(rustix::process::Signal::TERM);
+    sleep(MOMENT);
+    let asked = std::time::Instant::now();
+    proxy.terminate();
+    assert!(asked.elapsed() < Duration::from_secs(3), "a second SIGTERM stops");
+    redis.cont();
+}

@@ -66,6 +66,8 @@ enum LinkError {
     Refusing(Duration, String),
     #[error("{0}")]
     Unfit(String),
+    #[error("the control user may not do what the link needs: {0}")]
+    Forbidden(String),
     #[error("the server has no tracking: {0}")]
     Unsupported(String),
 }
@@ -76,7 +78,7 @@ impl LinkError {
         match self {
             Self::Io(_) | Self::Closed | Self::Silent(_) => true,
             Self::Dial(error) => matches!(error, DialError::Unreachable { .. }),
-            Self::Refusing(..) | Self::Unfit(_) | Self::Unsupported(_) => false,
+            Self::Refusing(..) | Self::Unfit(_) | Self::Forbidden(_) | Self::Unsupported(_) => false,
         }
     }
 }
@@ -84,6 +86,7 @@ impl LinkError {
 /// Keeps the link, for ever.
 pub async fn run<W>(coherence: Arc<Coherence<W>>, settings: Settings) {
     let mut failures = 0;
+    let mut told = None;
     loop {
         settings.health.wait_until_up().await;
         let began = clock::now();
@@ -96,10 +99,15 @@ pub async fn run<W>(coherence: Arc<Coherence<W>>, settings: Settings) {
             }
             continue;
         }
-        coherence.link_lost(&error.to_string());
-        tracing::debug!(%error, "link attempt ended");
+        let reason = error.to_string();
+        coherence.link_lost(&reason);
+        tracing::debug!(reason, "link attempt ended");
         if error.is_of_the_network() {
             settings.health.suspect("the link was lost");
+        } else if told.as_ref() != Some(&reason) {
+            // The next attempts fail likewise until somebody mends it: it is told once.
+            tracing::warn!(reason, "there is no link, so nothing is answered from memory");
+            told = Some(reason);
         }
         let lasted = clock::now().since(began) > settings.backoff.1;
         failures = if lasted { 0 } else { failures + 1 };
@@ -316,8 +324,11 @@ impl<W> Link<'_, W> {
 
 impl<W> Link<'_, W> {
     /// An ECHO was refused. That may pass (-BUSY), but a fence must end: it does not wait for longer than for a server
-    /// that says nothing.
+    /// that says nothing. A user who may not ask will never be allowed to while the link stands.
     fn bear(&self, raw: &[u8]) -> Result<(), LinkError> {
+        if reply::error_code(raw) == Some(b"NOPERM") {
+            return Err(LinkError::Forbidden(text(raw)));
+        }
         let certifier = self.coherence.certifier();
         let has_lapsed = clock::now() > certifier.certified() + self.patience;
         if has_lapsed && certifier.phase() == Phase::Live && certifier.is_wanted() {
@@ -335,7 +346,7 @@ fn tracking_refused(raw: &[u8]) -> LinkError {
     if lower.contains("unknown") || lower.contains("syntax error") || lower.contains("try client help") {
         LinkError::Unsupported(said)
     } else {
-        LinkError::Unfit(format!("CLIENT TRACKING was refused: {said}"))
+        LinkError::Forbidden(said)
     }
 }
 

@@ -172,7 +172,8 @@ impl<W> Coherence<W> {
         Generation(self.generation.load(Ordering::Acquire))
     }
 
-    /// The server process whose invalidations are heard; unknown while there is no link.
+    /// The server process whose invalidations are heard; unknown while there is no link. Where there is to be none it is
+    /// the one that the health check has found.
     pub fn server(&self) -> ServerId {
         ServerId(self.server.load(Ordering::Acquire))
     }
@@ -389,7 +390,7 @@ impl<W> Coherence<W> {
 
     /// Invariant 6: the link is lost, and with it every promise about what is cached.
     pub(crate) fn link_lost(&self, reason: &str) {
-        if matches!(self.certifier.phase(), Phase::Sync | Phase::Live) {
+        if self.certifier.phase() == Phase::Live {
             warn!(reason, "the link is down: answering from the upstream alone");
             self.link_counters.link_losses.add(1);
         }
@@ -444,7 +445,7 @@ impl<W> Coherence<W> {
         *last = now;
         drop(last);
         match self.certifier.phase() {
-            Phase::Off if changed => {
+            Phase::Off | Phase::Disabled if changed => {
                 self.move_generation("the upstream is another process");
                 self.server.store(report.server.0, Ordering::Release);
                 self.certifier.wake_workers();

@@ -120,7 +120,7 @@ impl Inner {
     pub(super) fn has_state(&self) -> bool {
         self.transaction.is_some()
             || self.doomed.is_some()
-            || self.is_watching
+            || self.watch.is_set()
             || self.is_monitoring
             || !self.subscriptions.is_empty()
             || self.exclusive.as_ref().is_some_and(|exclusive| exclusive.is_spent || exclusive.is_fresh)
@@ -203,7 +203,7 @@ impl Session {
             return;
         }
         let profile = self.inner.borrow().profile.clone();
-        let (connection, place) = match pool.checkout(&profile, name).await {
+        let (connection, place) = match pool.checkout(&profile, name, shared.coherence.server()).await {
             Ok(taken) => taken,
             Err(error) => {
                 let raw = match &error {
@@ -311,14 +311,17 @@ impl Session {
         if let Some(exclusive) = inner.exclusive.as_mut() {
             exclusive.is_fresh = false;
         }
-        if inner.is_agreeing {
+        // What the server makes of a RESP2 client's command depends on whether it is subscribed by then: it refuses
+        // SELECT, AUTH and SET, or obeys them.
+        let is_certain = inner.profile.protocol == Protocol::Resp3 || inner.subscribing == 0;
+        if inner.is_agreeing || !(is_certain || matches!(class, Class::Subscribe(_))) {
             return Next::Hold;
         }
         if inner.transaction.is_some() {
             return self.in_transaction(inner, command, class, batch, args, request);
         }
         // A RESP2 subscriber may say little, and the server knows best what.
-        let restricted = inner.profile.protocol == Protocol::Resp2 && inner.is_subscriber();
+        let restricted = inner.profile.protocol == Protocol::Resp2 && !inner.subscriptions.is_empty();
         match class {
             Class::Session(local @ (Local::Quit | Local::Reset)) => {
                 self.local(inner, local, batch, args, request)
@@ -337,11 +340,15 @@ impl Session {
                 self.forward(inner, batch, request, Work::Multi)
             }
             Class::Watch => {
-                inner.is_watching = true;
-                self.forward_plain(inner, batch, request)
+                let seq = inner.output.next_seq();
+                let next = self.forward(inner, batch, request, Work::Watch);
+                if matches!(next, Next::Done) {
+                    inner.watch.ask(seq);
+                }
+                next
             }
             Class::Unwatch if args.len() == 1 => {
-                inner.is_watching = false;
+                inner.watch.clear();
                 self.forward(inner, batch, request, Work::Leave)
             }
             // Refused: there is no transaction, or there are too many arguments.

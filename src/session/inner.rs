@@ -12,9 +12,9 @@ use super::{
     client::Redirect,
     exclusive::{Exclusive, Verdict},
     mget,
-    output::{Output, Seq},
+    output::{Output, PLACES_KEPT_MAX, Seq},
     send::NoLane,
-    state::{ReplyMode, Subscriptions, Transaction},
+    state::{ReplyMode, Subscriptions, Transaction, Watch},
     ticket::{Place, Ticket},
 };
 use crate::{
@@ -70,9 +70,9 @@ pub(super) struct Inner {
     pub(super) transaction: Option<Box<Transaction>>,
     /// Why the transaction that the client believes to be in was never begun.
     pub(super) doomed: Option<Vec<u8>>,
-    pub(super) is_watching: bool,
+    pub(super) watch: Watch,
     pub(super) subscriptions: Subscriptions,
-    /// SUBSCRIBEs and UNSUBSCRIBEs in flight.
+    /// SUBSCRIBEs and UNSUBSCRIBEs in flight, and EXECs that hold some.
     pub(super) subscribing: usize,
     pub(super) is_monitoring: bool,
     /// A HELLO or AUTH is in flight on the exclusive connection: how to read what follows depends on its answer.
@@ -122,7 +122,7 @@ impl Inner {
             again: VecDeque::new(),
             transaction: None,
             doomed: None,
-            is_watching: false,
+            watch: Watch::default(),
             subscriptions: Subscriptions::default(),
             subscribing: 0,
             is_monitoring: false,
@@ -219,6 +219,9 @@ impl Inner {
             if *count == 0 {
                 self.reading.remove(&key);
             }
+        }
+        if self.reading.is_empty() && self.reading.capacity() > PLACES_KEPT_MAX {
+            self.reading = HashMap::new();
         }
     }
 

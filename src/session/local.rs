@@ -89,10 +89,13 @@ impl Session {
         if args.len() != 2 {
             return inner.wrong_arity("select");
         }
-        let number = std::str::from_utf8(&args[1]).ok().and_then(|text| text.parse::<i32>().ok());
-        let Some(number) = number else {
+        let Some(number) = integer(&args[1]) else {
             return inner.refuse("ERR value is not an integer or out of range");
         };
+        if i32::try_from(number).is_err() {
+            let text = "ERR value is out of range, value must between -2147483648 and 2147483647";
+            return inner.refuse(text);
+        }
         let Ok(number) = u32::try_from(number) else {
             return inner.refuse("ERR DB index is out of range");
         };
@@ -305,7 +308,7 @@ impl Session {
         }
         inner.transaction = None;
         inner.doomed = None;
-        inner.is_watching = false;
+        inner.watch.clear();
         inner.is_monitoring = false;
         inner.redirect = None;
         inner.subscriptions = Subscriptions::default();
@@ -360,12 +363,17 @@ fn credentials(user: &[u8], password: &[u8]) -> Credentials {
     Credentials { user: Bytes::copy_from_slice(user), password: Bytes::copy_from_slice(password) }
 }
 
+/// A number as Redis reads one: no plus sign, no leading zero.
+fn integer(text: &[u8]) -> Option<i64> {
+    let number: i64 = std::str::from_utf8(text).ok()?.parse().ok()?;
+    (number.to_string().as_bytes() == text).then_some(number)
+}
+
 /// `HELLO [protover [AUTH user password] [SETNAME name]]`, with Redis's own errors.
 fn parse_hello(args: Args<'_>) -> Result<Hello, String> {
     let mut hello = Hello::default();
     let Some(version) = args.get(1) else { return Ok(hello) };
-    let number = std::str::from_utf8(version).ok().and_then(|text| text.parse::<i64>().ok());
-    hello.protocol = match number {
+    hello.protocol = match integer(version) {
         Some(2) => Some(Protocol::Resp2),
         Some(3) => Some(Protocol::Resp3),
         Some(_) => return Err("NOPROTO unsupported protocol version".into()),

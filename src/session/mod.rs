@@ -32,7 +32,7 @@ use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     rc::Rc,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, Waker},
@@ -149,7 +149,13 @@ impl Session {
     /// Serves the client to its end. What it had in flight is finished by the lanes; nothing else is sent for it.
     async fn run(self: Rc<Self>, mut read: OwnedReadHalf) {
         while let Some(transition) = poll_fn(|cx| self.poll(cx, &mut read)).await {
-            self.perform(transition).await;
+            let mut performed = pin!(self.perform(transition));
+            // Who is cut off meanwhile waits for nothing. Whatever is cancelled leaves no connection in use.
+            poll_fn(|cx| match self.ending.get() {
+                Ending::Now => Poll::Ready(()),
+                _ => performed.as_mut().poll(cx),
+            })
+            .await;
         }
         self.ending.set(Ending::Now);
         let mut inner = self.inner.borrow_mut();
@@ -407,10 +413,8 @@ impl Session {
         let class = command.class(&args);
         inner.mute = inner.reply_mode != ReplyMode::On;
         let next = match class {
-            _ if self.is_denied(command) => inner.refuse(&format!(
-                "NOPERM this proxy does not allow '{}' (server.deny_commands)",
-                command.name
-            )),
+            // Within a transaction the server has to hear of it, too: see `Session::in_transaction`.
+            _ if self.is_denied(command) && inner.transaction.is_none() => inner.refuse(&denial(command)),
             _ if inner.doomed.is_some() => self.in_doomed(inner, class, batch, args, request),
             _ if inner.exclusive.is_some() => self.on_exclusive(inner, command, class, batch, args, request),
             Class::Cached(sameness) => {
@@ -505,6 +509,11 @@ impl Session {
             Ending::No => false,
         }
     }
+}
+
+/// What a client is told of a command that the operator does not allow.
+fn denial(command: &Command) -> String {
+    format!("NOPERM this proxy does not allow '{}' (server.deny_commands)", command.name)
 }
 
 /// Whether large requests of a batch are left for [`Session::take_large`].

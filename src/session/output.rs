@@ -13,6 +13,9 @@ use crate::{
     resp::{OutputBuffer, Raw},
 };
 
+/// An empty queue that had more places than this is given back.
+pub(super) const PLACES_KEPT_MAX: usize = 1024;
+
 /// The number of a place in the queue, counted over the session's life.
 pub(super) type Seq = u64;
 
@@ -35,6 +38,8 @@ enum State<D> {
 
 #[derive(Debug)]
 struct Place<D> {
+    /// Messages that came while this place was waiting, each with the time that must be certified first.
+    before: VecDeque<(Bytes, Option<Nanos>)>,
     state: State<D>,
     muted: bool,
     after: Vec<u8>,
@@ -98,7 +103,12 @@ impl<D> Output<D> {
     /// Takes a place at the end. A muted one (CLIENT REPLY OFF, SKIP) will write nothing.
     pub(super) fn reserve(&mut self, muted: bool) -> Seq {
         let seq = self.next_seq();
-        self.queue.push_back(Place { state: State::Waiting, muted, after: Vec::new() });
+        self.queue.push_back(Place {
+            before: VecDeque::new(),
+            state: State::Waiting,
+            muted,
+            after: Vec::new(),
+        });
         seq
     }
 
@@ -125,16 +135,24 @@ impl<D> Output<D> {
         self.complete(seq, Raw::Shared(bytes), None);
     }
 
-    /// Appends bytes that nobody asked for (a message), which wait for `fence`.
-    pub(super) fn append_message(&mut self, raw: Raw<'_>, fence: Option<Nanos>) {
-        let seq = self.reserve(false);
-        self.complete(seq, raw, fence);
+    /// Puts in a message, which may have to wait for `fence`, as it came: behind the replies that have come, ahead of those
+    /// that have not. A reply may be a long time coming (BLPOP), and behind that of an UNSUBSCRIBE nobody reads messages.
+    pub(super) fn insert_message(&mut self, raw: Raw<'_>, fence: Option<Nanos>) {
+        let waiting = self.queue.iter_mut().find(|place| matches!(place.state, State::Waiting));
+        let Some(place) = waiting else {
+            let seq = self.reserve(false);
+            return self.complete(seq, raw, fence);
+        };
+        let bytes = raw.into_bytes();
+        self.queued_bytes += bytes.len();
+        self.fenced += usize::from(fence.is_some());
+        place.before.push_back((bytes, fence));
     }
 
     /// Puts bytes that nobody asked for ahead of all replies that are still to come, as the server sent them.
     pub(super) fn push_ahead(&mut self, raw: Raw<'_>) {
         match self.queue.iter().position(|place| matches!(place.state, State::Waiting)) {
-            None => self.append_message(raw, None),
+            None => self.insert_message(raw, None),
             Some(0) => self.ready.push(raw),
             Some(index) => {
                 self.queued_bytes += raw.len();
@@ -151,7 +169,7 @@ impl<D> Output<D> {
         if !matches!(place.state, State::Waiting) {
             return;
         }
-        if index == 0 && fence.is_none() {
+        if index == 0 && fence.is_none() && place.before.is_empty() {
             if !place.muted {
                 self.ready.push(raw);
             }
@@ -176,6 +194,15 @@ impl<D> Output<D> {
     pub(super) fn advance(&mut self, is_past: impl Fn(Nanos) -> bool) -> Stop<D> {
         loop {
             let Some(first) = self.queue.front_mut() else { return Stop::Waiting };
+            while let Some((bytes, fence)) = first.before.pop_front() {
+                if let Some(fence) = fence.filter(|fence| !is_past(*fence)) {
+                    first.before.push_front((bytes, Some(fence)));
+                    return Stop::Fence(fence);
+                }
+                self.fenced -= usize::from(fence.is_some());
+                self.queued_bytes -= bytes.len();
+                self.ready.push_shared(bytes);
+            }
             match std::mem::replace(&mut first.state, State::Waiting) {
                 State::Waiting => return Stop::Waiting,
                 State::Ready(payload, Some(fence)) if !is_past(fence) => {
@@ -209,6 +236,9 @@ impl<D> Output<D> {
             if !place.after.is_empty() {
                 self.ready.extend(&place.after);
             }
+        }
+        if self.queue.is_empty() && self.queue.capacity() > PLACES_KEPT_MAX {
+            self.queue = VecDeque::new();
         }
     }
 }
@@ -293,6 +323,27 @@ mod tests {
         output.advance(|_| true);
         assert_eq!(written(&mut output), "1a2b3");
         assert_eq!(output.undelivered(), 0);
+    }
+
+    #[test]
+    fn a_message_goes_ahead_of_the_replies_that_have_not_come() {
+        let mut output = Output::new();
+        let a = output.reserve(false);
+        let b = output.reserve(false);
+        output.complete(a, Raw::Borrowed(b"a"), Some(Nanos(10)));
+        output.insert_message(Raw::Borrowed(b"1"), Some(Nanos(11)));
+        output.insert_message(Raw::Borrowed(b"2"), Some(Nanos(12)));
+        let c = output.reserve(false);
+        assert_eq!(output.undelivered(), 3);
+        assert_eq!(output.advance(|moment| moment <= Nanos(11)), Stop::Fence(Nanos(12)));
+        assert_eq!(written(&mut output), "a1");
+        output.complete(b, Raw::Borrowed(b"b"), None);
+        output.complete(c, Raw::Borrowed(b"c"), None);
+        assert!(output.is_fenced());
+        output.advance(|_| true);
+        output.insert_message(Raw::Borrowed(b"3"), None);
+        assert_eq!(written(&mut output), "2bc3");
+        assert!(!output.is_fenced() && output.undelivered() == 0);
     }
 
     #[test]

@@ -80,7 +80,7 @@ impl Session {
         } else {
             None
         };
-        inner.output.append_message(raw, fence);
+        inner.output.insert_message(raw, fence);
         drop(inner);
         self.worker.mark_dirty(self);
         None
@@ -113,13 +113,6 @@ impl Session {
     /// MONITOR has begun: what follows its answer is not asked for line by line.
     pub(super) fn monitors(&self) {
         self.inner.borrow_mut().is_monitoring = true;
-    }
-}
-
-impl Inner {
-    /// Whether the client is, or is about to be, subscribed to something.
-    pub(super) fn is_subscriber(&self) -> bool {
-        !self.subscriptions.is_empty() || self.subscribing > 0
     }
 }
 

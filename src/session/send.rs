@@ -26,9 +26,10 @@ impl Session {
         if let Some(lane) = &inner.lane {
             debug_assert!(lane.profile == inner.profile, "a lane of another user, database or protocol");
             // A retired or stalled lane is left only when nothing is in flight on it: the order of a pipeline is the
-            // lane's.
+            // lane's. On one that has become another client's own, nothing more is sent meanwhile.
             let suits = lane.is_usable() && !lane.is_stalled(self.now());
-            if suits || (lane.is_open() && (inner.private_lane.is_some() || inner.in_flight > 0)) {
+            let stays = inner.private_lane.is_some() || (inner.in_flight > 0 && !lane.is_private());
+            if suits || (lane.is_open() && stays) {
                 let congested = lane.is_congested(self.waker.borrow().as_ref());
                 return if congested { Err(NoLane::Wait) } else { Ok(Rc::clone(lane)) };
             }

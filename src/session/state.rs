@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::output::Seq;
 use crate::{coherence::WriteKind, command::SubscribeKind, ids::Database, resp::reply};
 
 /// CLIENT REPLY.
@@ -60,6 +61,39 @@ impl Transaction {
         let done =
             |(place, _): &&(usize, Database)| results.get(*place).is_some_and(|raw| !reply::is_error(raw));
         self.selects.iter().rev().find(done).map(|(_, database)| *database)
+    }
+}
+
+/// Whether the client watches keys: from the sending of WATCH, unless the server refuses it, to EXEC, DISCARD or UNWATCH.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    is_accepted: bool,
+    /// WATCHes that are not answered yet.
+    asked: Vec<Seq>,
+}
+
+impl Watch {
+    /// Whether anything is, or may be, watched.
+    pub(super) fn is_set(&self) -> bool {
+        self.is_accepted || !self.asked.is_empty()
+    }
+
+    /// A WATCH is sent.
+    pub(super) fn ask(&mut self, seq: Seq) {
+        self.asked.push(seq);
+    }
+
+    /// It is answered; after `clear` that means nothing any more.
+    pub(super) fn answered(&mut self, seq: Seq, is_accepted: bool) {
+        if let Some(index) = self.asked.iter().position(|asked| *asked == seq) {
+            self.asked.swap_remove(index);
+            self.is_accepted |= is_accepted;
+        }
+    }
+
+    /// What was watched is forgotten.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
     }
 }
 
@@ -152,6 +186,25 @@ mod tests {
         assert_eq!(transaction.database_after(reply), Some(Database(3)));
         assert_eq!(transaction.database_after(b"*-1\r\n"), None, "the watch failed, nothing ran");
         assert_eq!(transaction.database_after(b"-EXECABORT x\r\n"), None);
+    }
+
+    #[test]
+    fn a_refused_watch_watches_nothing_and_a_forgotten_one_neither() {
+        let mut watch = Watch::default();
+        watch.ask(1);
+        assert!(watch.is_set(), "from its sending");
+        watch.ask(2);
+        watch.answered(1, false);
+        assert!(watch.is_set(), "the other may be accepted");
+        watch.answered(2, false);
+        assert!(!watch.is_set());
+        watch.ask(3);
+        watch.clear();
+        watch.answered(3, true);
+        assert!(!watch.is_set(), "UNWATCH was sent behind it");
+        watch.ask(4);
+        watch.answered(4, true);
+        assert!(watch.is_set());
     }
 
     #[test]

@@ -86,6 +86,11 @@ pub(super) enum Work {
     Select(Database),
     /// MULTI.
     Multi,
+    /// WATCH, which may be refused.
+    Watch,
+    /// What the operator does not allow, in a transaction: the server was sent something that spoils it, and the client
+    /// is told this.
+    Denied(Vec<u8>),
     /// DISCARD or UNWATCH.
     Leave,
     /// What leaves its connection in a state that only its end undoes.
@@ -253,6 +258,11 @@ impl Completion for Ticket {
                 }
                 self.answer(raw, None);
             }
+            Work::Watch => {
+                self.session.watch_answered(self.place.seq, !reply::is_error(&raw));
+                self.answer(raw, None);
+            }
+            Work::Denied(text) => self.answer(text.as_slice().into(), None),
             Work::Leave => {
                 if reply::is_error(&raw) {
                     self.session.soiled();
@@ -293,6 +303,7 @@ impl Completion for Ticket {
                 let acknowledge = guard.complete(arrived);
                 if transaction.subscribes {
                     self.session.executed(&raw);
+                    self.session.subscribe_ended();
                 }
                 if let Some(database) = transaction.database_after(&raw) {
                     self.session.changed(|profile| profile.database = database);
@@ -363,6 +374,10 @@ impl Completion for Ticket {
                 session.subscribe_ended();
                 None
             }
+            Work::Exec { transaction, .. } if transaction.subscribes => {
+                session.subscribe_ended();
+                None
+            }
             Work::Read(read) => Some(read.request),
             Work::Agree(_) => {
                 session.not_agreed();
@@ -392,19 +407,19 @@ impl Completion for Ticket {
     fn timed_out(&mut self) {
         self.session.worker.counters.timeouts.add(1);
         let waited = self.session.worker.shared.config.upstream.command_timeout;
-        let text = error(&format!(
-            "nearhit: upstream {} has not answered within {waited:?} (upstream.command_timeout); the command may still be \
-             executed",
+        let reason = format!(
+            "nearhit: upstream {} has not answered within {waited:?} (upstream.command_timeout)",
             self.session.worker.shared.dialer.address()
-        ));
+        );
+        if matches!(self.work, Work::Multi) {
+            self.session.multi_timed_out(error(&reason));
+            return self.answer(b"+OK\r\n".as_slice().into(), None);
+        }
+        let text = error(&format!("{reason}; the command may still be executed"));
         let waiters = self.give_up();
         let bytes = Bytes::from(text.clone());
         for waiter in waiters {
             self.session.worker.answer(waiter, Outcome::Reply(bytes.clone()));
-        }
-        if matches!(self.work, Work::Multi) {
-            self.session.multi_answered(false);
-            self.session.soiled();
         }
         self.answer(text.as_slice().into(), None);
     }

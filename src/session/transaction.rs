@@ -6,15 +6,16 @@
 use std::rc::Rc;
 
 use super::{
-    Inner, Next, Session,
+    Ending, Inner, Next, Session, denial,
     exclusive::{Purpose, database},
+    output::Seq,
     ticket::Work,
     write::keys,
 };
 use crate::{
     coherence::{Batch, WriteKind},
     command::{Class, Command, Local},
-    resp::{Args, Raw, Value, encode_request},
+    resp::{Args, Protocol, Raw, Value, encode_request},
 };
 
 impl Session {
@@ -28,6 +29,11 @@ impl Session {
         args: Args<'_>,
         request: Raw<'_>,
     ) -> Next {
+        if self.is_denied(command) {
+            let mut text = Vec::new();
+            Value::error(denial(command)).encode(Protocol::Resp2, &mut text);
+            return self.spoil(inner, batch, &args[0], Work::Denied(text));
+        }
         match class {
             Class::Session(local @ (Local::Quit | Local::Reset)) => {
                 return self.local(inner, local, batch, args, request);
@@ -35,7 +41,7 @@ impl Session {
             Class::Exec => return self.exec(inner, batch, request),
             Class::Discard if args.len() == 1 => {
                 inner.transaction = None;
-                inner.is_watching = false;
+                inner.watch.clear();
                 return self.forward(inner, batch, request, Work::Leave);
             }
             // Refused at once by the server, and not queued; DISCARD for its arguments, which does not end the transaction.
@@ -44,9 +50,9 @@ impl Session {
             Class::Session(Local::Hello | Local::Auth)
             | Class::Monitor
             | Class::ScriptDebug
-            | Class::Refused => return self.spoil(inner, batch, &args[0]),
+            | Class::Refused => return self.spoil(inner, batch, &args[0], Work::Plain),
             Class::Session(Local::Client) if changes_connection(args.get(1)) => {
-                return self.spoil(inner, batch, &args[0]);
+                return self.spoil(inner, batch, &args[0], Work::Plain);
             }
             _ => {}
         }
@@ -106,30 +112,52 @@ impl Session {
     /// EXEC: the union of the queue is one write.
     pub(super) fn exec(self: &Rc<Self>, inner: &mut Inner, batch: &Batch, request: Raw<'_>) -> Next {
         let Some(transaction) = inner.transaction.take() else { return Next::Hold };
-        inner.is_watching = false;
+        inner.watch.clear();
         if let (true, Some(exclusive)) = (transaction.subscribes, inner.exclusive.as_mut()) {
             exclusive.purpose = Purpose::Waiting;
         }
         let writes = transaction.writes.iter().map(|key| &**key);
         let guard = self.worker.shared.coherence.begin_write(transaction.kind, writes);
         self.worker.counters.writes.add(1);
+        inner.subscribing += usize::from(transaction.subscribes);
         self.forward(inner, batch, request, Work::Exec { guard, transaction })
     }
 
     /// Has the server refuse a command, and thereby the transaction: one that it cannot know is sent instead, and
     /// the error names it.
-    pub(super) fn spoil(self: &Rc<Self>, inner: &mut Inner, batch: &Batch, name: &[u8]) -> Next {
+    fn spoil(self: &Rc<Self>, inner: &mut Inner, batch: &Batch, name: &[u8], work: Work) -> Next {
         let mut request = Vec::new();
         encode_request([&b"nearhit:not-in-a-transaction"[..], name], &mut request);
-        self.forward_plain(inner, batch, Raw::Borrowed(&request))
+        self.forward(inner, batch, Raw::Borrowed(&request), work)
     }
 
-    /// MULTI was answered, or its time is up: then nobody knows what state its connection is in.
+    /// WATCH was answered.
+    pub(super) fn watch_answered(&self, seq: Seq, is_accepted: bool) {
+        self.inner.borrow_mut().watch.answered(seq, is_accepted);
+    }
+
+    /// MULTI was answered.
     pub(super) fn multi_answered(&self, is_open: bool) {
         let mut inner = self.inner.borrow_mut();
         match inner.transaction.as_mut() {
             Some(transaction) if is_open => transaction.is_open = true,
             _ => inner.transaction = None,
+        }
+    }
+
+    /// MULTI's time is up, and nobody knows what state its connection is in: it is given up. The commands behind MULTI
+    /// may be on their way already, and must not be executed one by one: the transaction is doomed, as where there is
+    /// no connection to be had. A client that is bound to the connection by something else loses its own.
+    pub(super) fn multi_timed_out(&self, reason: Vec<u8>) {
+        let mut inner = self.inner.borrow_mut();
+        inner.transaction = None;
+        inner.watch.clear();
+        if inner.has_state() {
+            self.end(Ending::AfterOutput);
+        }
+        inner.doomed = Some(reason);
+        if let Some(exclusive) = inner.exclusive.take() {
+            exclusive.discard();
         }
     }
 }

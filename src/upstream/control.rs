@@ -97,8 +97,8 @@ impl Control {
 
     /// Dials afresh and asks for INFO. A server that refuses to answer it is there all the same, and so is one that
     /// accepts and is busy: how long to wait for its answer is the caller's affair. The first, bare connection
-    /// finds out within `dial_timeout` that nobody accepts.
-    pub async fn probe(&self) -> Result<Report, DialError> {
+    /// finds out within `dial_timeout` that nobody accepts. `None`: it is there, and cannot say more at the moment.
+    pub async fn probe(&self) -> Result<Option<Report>, DialError> {
         drop(self.dialer.open_bare().await?);
         let patient = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
         let mut connection = match self.client.get_multiplexed_async_connection_with_config(&patient).await {
@@ -109,17 +109,21 @@ impl Control {
         // it may take is the prober's to say.
         connection.set_response_timeout(self.dialer.user_timeout);
         match redis::cmd("INFO").arg("all").query_async::<Value>(&mut connection).await {
-            Ok(value) => Ok(self.report(&text(&value))),
+            Ok(value) => Ok(Some(self.report(&text(&value)))),
             Err(error) => self.refused_or_gone(&error),
         }
     }
 
-    fn refused_or_gone(&self, error: &RedisError) -> Result<Report, DialError> {
+    fn refused_or_gone(&self, error: &RedisError) -> Result<Option<Report>, DialError> {
         if error.is_io_error() || error.is_connection_dropped() || error.is_timeout() {
             return Err(self.unreachable(&error.to_string()));
         }
+        if matches!(error.code(), Some("BUSY" | "LOADING" | "MASTERDOWN")) {
+            tracing::debug!(%error, "the upstream cannot answer INFO at the moment");
+            return Ok(None);
+        }
         tracing::warn!(%error, "the control user may not ask INFO: the cache cannot be kept coherent");
-        Ok(self.report(""))
+        Ok(Some(self.report("")))
     }
 
     fn report(&self, info: &str) -> Report {

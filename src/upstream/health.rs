@@ -100,7 +100,9 @@ impl Health {
                 }
             };
             let verdict = match report {
-                Ok(report) => found(report).await,
+                Ok(Some(report)) => found(report).await,
+                // What was known of it holds until it says otherwise.
+                Ok(None) => Ok(()),
                 Err(error) => Err(error),
             };
             let was_down = self.is_down();
@@ -111,6 +113,8 @@ impl Health {
                     }
                     failures = 0;
                     self.set_up();
+                    // However often it is suspected (each write to a replica is answered -READONLY).
+                    sleep(schedule.backoff.0.min(schedule.interval)).await;
                     tokio::select! {
                         () = sleep(schedule.interval) => {}
                         () = self.suspected.notified() => {}

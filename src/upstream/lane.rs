@@ -135,12 +135,17 @@ pub struct Lane<C: Completion> {
     state: Cell<State>,
     /// No client is to be pinned to it any more.
     retired: Cell<bool>,
+    /// It serves one client alone, which may keep it waiting: see [`Lane::make_private`].
+    private: Cell<bool>,
     pins: Cell<usize>,
     used: Cell<Nanos>,
     /// Since when the command at the head of the queue has been waited for; [`Nanos::FOREVER`] while there is none.
     waiting_since: Cell<Nanos>,
     /// When bytes of an unfinished reply last came in; [`Nanos::NEVER`] between replies.
     progress: Cell<Nanos>,
+    /// When a command that may take its time (BLPOP, WAIT) was last answered: only since then has the server been at
+    /// what was sent behind it.
+    held_up_until: Cell<Nanos>,
     driver: RefCell<Option<Waker>>,
     kicked: Cell<bool>,
     congested: RefCell<Vec<Waker>>,
@@ -163,10 +168,12 @@ impl<C: Completion> Lane<C> {
             }),
             state: Cell::new(State::Open),
             retired: Cell::new(false),
+            private: Cell::new(false),
             pins: Cell::new(0),
             used: Cell::new(clock::now()),
             waiting_since: Cell::new(Nanos::FOREVER),
             progress: Cell::new(Nanos::NEVER),
+            held_up_until: Cell::new(Nanos::NEVER),
             driver: RefCell::new(None),
             kicked: Cell::new(false),
             congested: RefCell::new(Vec::new()),
@@ -240,6 +247,18 @@ impl<C: Completion> Lane<C> {
         self.close_if_unused();
     }
 
+    /// Retires it for the sake of one of its clients, whose next command will hold it up (WAIT). Whatever the others
+    /// send from now on would wait behind that: they leave as soon as they are idle, and send nothing before.
+    pub fn make_private(&self) {
+        self.private.set(true);
+        self.retire();
+    }
+
+    /// Whether it is one client's own.
+    pub fn is_private(&self) -> bool {
+        self.private.get()
+    }
+
     /// Closes a lane that is idle for longer than `idle`, or retired, and that nobody is pinned to.
     pub fn close_if_idle(&self, now: Nanos, idle: Duration) {
         if self.pins.get() == 0 && now.since(self.used.get()) > idle {
@@ -266,7 +285,8 @@ impl<C: Completion> Lane<C> {
         read.reunite(write).ok()
     }
 
-    /// Answers those whose time is up. A reply that is still coming in holds up all behind it, rightly.
+    /// Answers those whose time is up. A reply that is still coming in holds up all behind it, rightly, and so does a
+    /// command that may take its time.
     pub fn sweep(&self, now: Nanos, timeout: Duration) {
         let progress = self.progress.get();
         if progress != Nanos::NEVER && now.since(progress) < timeout {
@@ -274,7 +294,9 @@ impl<C: Completion> Lane<C> {
         }
         let mut queue = self.queue.borrow_mut();
         let Queue { in_flight, orphans, .. } = &mut *queue;
-        for entry in in_flight.iter_mut().filter(|entry| !entry.orphan && entry.due <= now) {
+        let earliest = self.held_up_until.get() + timeout;
+        let in_turn = in_flight.iter_mut().take_while(|entry| entry.due != Nanos::FOREVER);
+        for entry in in_turn.filter(|entry| !entry.orphan && entry.due.max(earliest) <= now) {
             entry.orphan = true;
             *orphans += 1;
             entry.completion.timed_out();
@@ -328,6 +350,7 @@ impl<C: Completion> Lane<C> {
         let mut queue = self.queue.borrow_mut();
         match progress {
             Progress::More => queue.in_flight.push_front(entry),
+            Progress::Done if entry.due == Nanos::FOREVER => self.held_up_until.set(arrived),
             Progress::Done if entry.orphan => queue.orphans -= 1,
             Progress::Done => {}
         }

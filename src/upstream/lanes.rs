@@ -146,7 +146,7 @@ impl<C: Completion> Lanes<C> {
         if let Some(slots) = self.slots.borrow_mut().get_mut(&lane.profile.key()) {
             slots.lanes.retain(|other| !Rc::ptr_eq(other, lane));
         }
-        lane.retire();
+        lane.make_private();
     }
 
     /// Retires the lanes that are on another server process than `server`: the upstream has been restarted,

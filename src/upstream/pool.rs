@@ -13,6 +13,7 @@ use thiserror::Error;
 use tokio::net::TcpStream;
 
 use super::connection::{Connection, DialError, Dialer, Fresh, Greeting, Profile};
+use crate::ids::ServerId;
 
 /// An unused pooled connection is closed after this long.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
@@ -30,6 +31,12 @@ pub struct Slot {
     agreed: Option<(Profile, Greeting)>,
 }
 
+impl Slot {
+    fn empty() -> Self {
+        Self { socket: None, agreed: None }
+    }
+}
+
 /// A pooled connection was closed while nobody used it.
 #[derive(Debug, Error)]
 #[error("closed in the pool")]
@@ -40,7 +47,7 @@ impl ManageConnection for Manager {
     type Error = Closed;
 
     async fn connect(&self) -> Result<Slot, Closed> {
-        Ok(Slot { socket: None, agreed: None })
+        Ok(Slot::empty())
     }
 
     /// A resting socket has nothing to read: bytes would be somebody's late reply, an end of file a dead server.
@@ -113,17 +120,23 @@ impl Pool {
         Self { dialer, places, budget }
     }
 
-    /// Takes out a connection of this profile, waiting at most `upstream.connect_timeout` for a free one.
+    /// Takes out a connection of this profile, waiting at most `upstream.connect_timeout` for a free one. One to another
+    /// process than `server` is not used again: the upstream has moved, though the old one may live on, and a client's
+    /// transactions are to go where its other commands go (invariant 8).
     ///
     /// Cancel safe: a connection that was taken out and not handed over is discarded.
     pub async fn checkout(
         &self,
         profile: &Profile,
         name: &str,
+        server: ServerId,
     ) -> Result<(Connection, Exclusive), CheckoutError> {
         loop {
             // It fails only when its time is up: see `Manager`.
             let mut slot = self.places.get_owned().await.map_err(|_| self.exhausted())?;
+            if slot.agreed.as_ref().is_some_and(|(_, greeting)| greeting.server.is_another(server)) {
+                *slot = Slot::empty();
+            }
             let used = slot.agreed.is_some();
             match self.take(&mut slot, profile, name).await {
                 Ok(connection) => return Ok((connection, Exclusive(slot))),

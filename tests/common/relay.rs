@@ -41,7 +41,7 @@ pub(crate) struct Faults<'a> {
 }
 
 struct Shared {
-    target: SocketAddr,
+    target: Mutex<SocketAddr>,
     closed: AtomicBool,
     refusing: AtomicBool,
     link: Switches,
@@ -80,7 +80,7 @@ impl Relay {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = listener.local_addr().expect("a bound socket");
         let shared = Arc::new(Shared {
-            target,
+            target: Mutex::new(target),
             closed: AtomicBool::new(false),
             refusing: AtomicBool::new(false),
             link: Switches::default(),
@@ -106,6 +106,11 @@ impl Relay {
 
     pub(crate) fn others(&self) -> Faults<'_> {
         Faults { shared: &self.shared, scopes: &[Scope::Others] }
+    }
+
+    /// Sends new connections elsewhere, as a name that has moved does; those that stand stay where they are.
+    pub(crate) fn move_to(&self, target: SocketAddr) {
+        *self.shared.target.lock().unwrap_or_else(PoisonError::into_inner) = target;
     }
 
     /// Whether new connections are closed as soon as they come.
@@ -194,7 +199,7 @@ impl Shared {
     }
 
     fn join(self: &Arc<Self>, client: TcpStream) -> std::io::Result<()> {
-        let server = TcpStream::connect(self.target)?;
+        let server = TcpStream::connect(*self.target.lock().unwrap_or_else(PoisonError::into_inner))?;
         client.set_nodelay(true)?;
         server.set_nodelay(true)?;
         let lost = AtomicBool::new(self.others.black_hole.load(SeqCst));
