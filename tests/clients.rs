@@ -11,6 +11,10 @@ mod common;
 mod pair;
 #[path = "clients/redis_py.rs"]
 mod redis_py;
+#[path = "clients/redis_rs.rs"]
+mod redis_rs;
+#[path = "clients/redis_rs_blocking.rs"]
+mod redis_rs_blocking;
 #[path = "clients/transcript.rs"]
 mod transcript;
 
@@ -66,6 +70,19 @@ fn redis_py_asyncio_in_resp3() {
 #[test]
 fn redis_py_asyncio_in_resp3_with_hiredis_and_a_password() {
     redis_py("asyncio", "3", "hiredis", Login::User);
+}
+
+/// With fewer hits than this, a workload of redis-rs has not met the cache. Each makes about XXX.
+const REDIS_RS_HITS_MIN: u64 = 500;
+
+#[test]
+fn redis_rs_blocking_in_resp2() {
+    compare(Login::Nobody, REDIS_RS_HITS_MIN, |place| redis_rs_blocking::run(place, "resp2"));
+}
+
+#[test]
+fn redis_rs_blocking_in_resp3_with_a_password() {
+    compare(Login::User, REDIS_RS_HITS_MIN, |place| redis_rs_blocking::run(place, "resp3"));
 }
 
 /// Its worker gets to it later, which nobody may see: a second CLIENT KILL would count it again.

@@ -11,13 +11,18 @@ const SHOWN_MAX: usize = 300;
 /// Collects lines, each with the step that it belongs to.
 #[derive(Default)]
 pub(crate) struct Transcript {
-    step: String,
+    round: usize,
+    step: &'static str,
     lines: Vec<String>,
 }
 
 impl Transcript {
-    pub(crate) fn step(&mut self, name: &str) {
-        name.clone_into(&mut self.step);
+    pub(crate) fn round(&mut self, round: usize) {
+        self.round = round;
+    }
+
+    pub(crate) fn step(&mut self, name: &'static str) {
+        self.step = name;
     }
 
     /// A reply or an error as the client made it of the bytes that came.
@@ -42,7 +47,7 @@ impl Transcript {
     }
 
     fn line(&mut self, what: &str, shown: &str) {
-        let mut line = format!("{}/{what}: ", self.step);
+        let mut line = format!("{}/{}/{what}: ", self.round, self.step);
         if shown.len() <= SHOWN_MAX {
             line += shown;
         } else {
