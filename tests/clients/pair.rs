@@ -51,7 +51,6 @@ pub(crate) fn compare(login: Login, hits_min: u64, workload: impl Fn(Place) -> V
     assert!(!got.is_empty(), "the workload says nothing");
     let stats = proxy.stats();
     let hits = proxy.stat("hits");
-    eprintln!("HITS {hits}"); got.iter().for_each(|line| eprintln!("{line}"));
     assert!(hits >= hits_min, "{hits} hits: {stats:?}");
     for never in ["timeouts", "link_losses", "connections_rejected", "output_limit_disconnections"] {
         assert_eq!(stats[never], "0", "{never}: {stats:?}");

@@ -53,7 +53,8 @@ impl Transcript {
         } else {
             let mut hasher = DefaultHasher::new();
             shown.hash(&mut hasher);
-            write!(line, "<{} bytes, {:x}>", shown.len(), hasher.finish()).expect("a string takes everything");
+            write!(line, "<{} bytes, {:x}>", shown.len(), hasher.finish())
+                .expect("a string takes everything");
         }
         self.lines.push(line);
     }
