@@ -9,7 +9,7 @@ use crate::transcript::Transcript;
 
 /// A reply that takes longer is lost. redis-rs gives an answer on tokio half a second, which a busy machine takes.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
-/// Long enough that the other side surely waits when something is written for it.
+/// Between two looks, and before something is written that somebody should wait for.
 pub(crate) const A_MOMENT: Duration = Duration::from_millis(30);
 /// How often what comes by itself is looked for, a moment apart.
 pub(crate) const POLLS_MAX: usize = 600;

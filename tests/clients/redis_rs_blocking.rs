@@ -6,8 +6,8 @@ use std::thread;
 
 use redis::streams::{StreamReadOptions, StreamReadReply};
 use redis::{
-    Commands, Connection, ConnectionLike, PushInfo, PushKind, RedisResult, Script, TypedCommands, Value, cmd,
-    pipe,
+    Commands, Connection, ConnectionLike, InfoDict, PushInfo, PushKind, RedisResult, Script, TypedCommands,
+    Value, cmd, pipe,
 };
 
 use crate::pair::Place;
@@ -51,14 +51,21 @@ impl Caller {
         connection
     }
 
-    /// Runs something a moment later, on a connection of its own.
+    /// Runs something once a client is blocked on the server, on a connection of its own.
     fn later(
         self,
         act: impl FnOnce(&mut Connection) -> RedisResult<Value> + Send + 'static,
     ) -> thread::JoinHandle<Value> {
         thread::spawn(move || {
             let mut connection = self.connection(0);
-            thread::sleep(A_MOMENT);
+            for _ in 0..POLLS_MAX {
+                let clients: InfoDict =
+                    cmd("INFO").arg("clients").query(&mut connection).expect("INFO is text");
+                if clients.get::<u64>("blocked_clients").is_some_and(|blocked| blocked > 0) {
+                    break;
+                }
+                thread::sleep(A_MOMENT);
+            }
             act(&mut connection).expect("it can be written")
         })
     }
@@ -115,7 +122,6 @@ fn values(t: &mut Transcript, con: &mut Connection) {
         "INCRBYFLOAT float 1.25",
         "GET float",
         "SET expiring soon PX 40",
-        "GET expiring",
         "OBJECT ENCODING list",
         "LPUSH key x",
         "HGETALL key",

@@ -82,7 +82,7 @@ async def pools(library):
 
 async def timeouts(library):
     """A client that gives up waiting drops its connection; the next command has a new one."""
-    r = library.client(socket_timeout=0.1, retry=library.retry(0))
+    r = library.client(socket_timeout=0.5, retry=library.retry(0))
     say("set", await do(r.set("key", "value")))
     await error("timeout", lambda: r.execute_command("BLPOP", "nothing", 5))
     say("next", await do(r.get("key")))

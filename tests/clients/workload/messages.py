@@ -4,8 +4,17 @@ import asyncio
 
 from library import do, error, say
 
-# Long enough that the other side surely waits when something is written for it.
-A_MOMENT_S = 0.03
+POLL_INTERVAL_S = 0.01
+POLLS_MAX = 1_000
+
+
+async def _somebody_waits(client):
+    """Returns once the server has a client that is blocked, which is what the next write is for."""
+    for _ in range(POLLS_MAX):
+        if (await do(client.info("clients")))["blocked_clients"]:
+            return
+        await asyncio.sleep(POLL_INTERVAL_S)
+    raise AssertionError("nobody is blocked")
 
 
 async def _next(pubsub, **options):
@@ -56,12 +65,12 @@ async def handlers(library):
     await do(r.set("subject", "old"))
     say("cached", [await do(r.get("subject")) for _ in range(2)])
     heard = []
-    pubsub = r.pubsub(ignore_subscribe_messages=True)
+    pubsub = r.pubsub()
     await do(pubsub.subscribe(**{"changed": heard.append}))
+    say("subscribed", await _next(pubsub))
     writer = library.client()
 
     async def write():
-        await asyncio.sleep(A_MOMENT_S)
         await do(writer.set("subject", "new"))
         await do(writer.publish("changed", "subject"))
 
@@ -78,9 +87,9 @@ async def keyspace(library):
     """The server's own announcements, and what stands in the cache when they come."""
     r = library.client()
     await do(r.config_set("notify-keyspace-events", "KEA"))
-    pubsub = r.pubsub(ignore_subscribe_messages=True)
+    pubsub = r.pubsub()
     await do(pubsub.psubscribe("__keyspace@0__:noted*"))
-    await do(pubsub.get_message(timeout=1))
+    say("subscribed", await _next(pubsub))
     await do(r.set("noted", 1))
     say("set", await _next(pubsub))
     await do(r.incr("noted"))
@@ -114,7 +123,7 @@ async def blocking(library):
 
     def later(write):
         async def step():
-            await asyncio.sleep(A_MOMENT_S)
+            await _somebody_waits(pusher)
             await do(write())
 
         return library.beside(step)
@@ -176,7 +185,7 @@ async def streams(library):
     adder = library.client()
 
     async def add():
-        await asyncio.sleep(A_MOMENT_S)
+        await _somebody_waits(adder)
         await do(adder.xadd("stream", {"late": "yes"}, id="10-1"))
 
     adding = library.beside(add)

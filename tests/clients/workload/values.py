@@ -177,7 +177,7 @@ async def binary(library):
 async def expiry(library):
     r = library.client()
     say("set ex", await do(r.set("ex", "v", ex=100)))
-    say("ttl", await do(r.ttl("ex")) in (99, 100))
+    say("ttl", 0 < await do(r.ttl("ex")) <= 100)
     say("get", [await do(r.get("ex")) for _ in range(2)])
     say("expireat", await do(r.expireat("ex", 4_000_000_000)))
     say("expiretime", await do(r.expiretime("ex")))
