@@ -31,7 +31,8 @@ const REDIS_PY_HITS_MIN: u64 = 2_000;
 #[track_caller]
 fn redis_py(interface: &'static str, protocol: &'static str, parser: &'static str, login: Login) {
     let variant = Variant { interface, protocol, parser };
-    compare(login, REDIS_PY_HITS_MIN, |place| redis_py::run(variant, place));
+    let environment = redis_py::environment();
+    compare(login, REDIS_PY_HITS_MIN, |place| redis_py::run(&environment, variant, place));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! same answers, so it leaves out ids, addresses and times. Each side has a Redis of its own, and both run at once.
 
 use std::net::SocketAddr;
+use std::panic::resume_unwind;
 use std::thread;
 
 use crate::common::{Redis, proxy};
@@ -41,7 +42,7 @@ pub(crate) fn compare(login: Login, hits_min: u64, workload: impl Fn(Place) -> V
         let workload = &workload;
         [alone.addr(), proxy.addr()]
             .map(|address| scope.spawn(move || workload(Place { address, login })))
-            .map(|running| running.join().expect("the workload says what went wrong"))
+            .map(|running| running.join().unwrap_or_else(|panic| resume_unwind(panic)))
     });
     // Line by line first: the whole of two transcripts is nothing to read.
     for (number, (got, expected)) in got.iter().zip(&expected).enumerate() {

@@ -25,9 +25,9 @@ pub(crate) struct Variant {
     pub(crate) parser: &'static str,
 }
 
-/// The transcript of one whole run of the workload.
-pub(crate) fn run(variant: Variant, place: Place) -> Vec<String> {
-    let mut command = Command::new(environment().join("bin/python"));
+/// The transcript of one whole run of the workload, in the environment that [`environment`] made.
+pub(crate) fn run(environment: &Path, variant: Variant, place: Place) -> Vec<String> {
+    let mut command = Command::new(environment.join("bin/python"));
     // Isolated from the variables and packages of whoever runs the tests, and leaving nothing in the sources.
     command.args(["-I", "-B"]).arg(Path::new(SOURCES).join("workload"));
     command.arg(format!("redis://{}", place.address)).args(["--interface", variant.interface]);
@@ -50,7 +50,7 @@ pub(crate) fn run(variant: Variant, place: Place) -> Vec<String> {
 }
 
 /// The directory of a virtual environment that holds what `requirements.txt` asks for.
-fn environment() -> PathBuf {
+pub(crate) fn environment() -> PathBuf {
     let kept = Path::new(env!("CARGO_TARGET_TMPDIR"));
     fs::create_dir_all(kept).expect("the build directory is writable");
     let lock = File::create(kept.join("redis-py.lock")).expect("the build directory is writable");

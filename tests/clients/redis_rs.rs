@@ -48,8 +48,8 @@ pub(crate) fn rounds(
         transcript.round(round);
         let mut cleaner = open(place, protocol, 0).get_connection().expect("the server is there");
         for clean in [["FLUSHALL", "SYNC"], ["SCRIPT", "FLUSH"]] {
-            let cleaned: RedisResult<Value> = redis::cmd(clean[0]).arg(clean[1]).query(&mut cleaner);
-            transcript.take(clean[0], cleaned);
+            let done: RedisResult<Value> = redis::cmd(clean[0]).arg(clean[1]).query(&mut cleaner);
+            transcript.take(clean[0], done);
         }
         workload(&mut transcript, place, protocol);
     }

@@ -286,10 +286,10 @@ async fn scans<C: Shared>(t: &mut Transcript, con: &mut C) {
 
 async fn blocking<C: Shared>(t: &mut Transcript, con: &mut C, other: &mut C) {
     t.step("blocking");
-    let mut pusher = other.clone();
+    let mut another = other.clone();
     let pushed = tokio::spawn(async move {
         sleep(A_MOMENT).await;
-        pusher.rpush::<_, _, Value>("queue", &["a", "b"]).await
+        another.rpush::<_, _, Value>("queue", &["a", "b"]).await
     });
     t.say("blpop", con.blpop("queue", 10.0).await);
     t.say("pushed", pushed.await.expect("a task ends"));
