@@ -25,8 +25,8 @@ use common::{Redis, proxy};
 use pair::{Login, compare};
 use redis_py::Variant;
 
-/// With fewer hits than this, the workload of redis-py has not met the cache. It makes about 3,600.
-const REDIS_PY_HITS_MIN: u64 = 2_000;
+/// With fewer hits than this, the workload of redis-py has not met the cache. It makes about 2,000.
+const REDIS_PY_HITS_MIN: u64 = 1_200;
 
 #[track_caller]
 fn redis_py(interface: &'static str, protocol: &'static str, parser: &'static str, login: Login) {

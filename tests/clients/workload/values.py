@@ -4,7 +4,7 @@ import asyncio
 
 from library import do, error, say
 
-HOT_PASSES = 15
+HOT_PASSES = 8
 
 
 async def hot(library):
@@ -135,15 +135,15 @@ async def large(library):
     for again in ["cold", "warm"]:
         got = await do(r.hgetall("large:hash"))
         say(f"{again} hash", (len(got), sum(map(len, got.values()))))
-    say("rpush", await do(r.rpush("large:list", *range(20_000))))
+    say("rpush", await do(r.rpush("large:list", *range(5_000))))
     for again in ["cold", "warm"]:
         say(f"{again} list", await do(r.lrange("large:list", 0, -1)))
     pipe = r.pipeline(transaction=False)
-    for number in range(3_000):
+    for number in range(1_000):
         pipe.set(f"large:{number}", "x" * (number % 200))
         pipe.get(f"large:{number}")
     say("pipeline", await do(pipe.execute()))
-    say("mget", await do(r.mget([f"large:{number}" for number in range(3_000)])))
+    say("mget", await do(r.mget([f"large:{number}" for number in range(1_000)])))
     say("unlink", await do(r.unlink("large", "large:hash", "large:list")))
     say("gone", await do(r.get("large")))
 
