@@ -253,10 +253,10 @@ impl Session {
     fn kill_clients(&self, inner: &mut Inner, args: Args<'_>) -> Next {
         let all = self.worker.shared.registry.all();
         if args.len() == 3 {
-            let Some(info) = all.iter().find(|info| is_address(info.peer, &args[2])) else {
+            let found = all.iter().find(|info| is_address(info.peer, &args[2]));
+            if !found.is_some_and(|info| self.kill_client(info)) {
                 return inner.refuse("ERR No such client");
-            };
-            self.kill_client(info);
+            }
             return inner.reply(&Value::OK);
         }
         let mut doomed: Vec<&Arc<ClientInfo>> = all.iter().collect();
@@ -283,21 +283,25 @@ impl Session {
             }
         }
         doomed.retain(|info| !skip_me || info.id != self.info.id);
-        for info in &doomed {
-            self.kill_client(info);
-        }
+        doomed.retain(|info| self.kill_client(info));
         let count = i64::try_from(doomed.len()).unwrap_or(i64::MAX);
         inner.reply(&Value::Integer(count))
     }
 
-    fn kill_client(&self, info: &ClientInfo) {
+    /// False if it is being killed already.
+    fn kill_client(&self, info: &ClientInfo) -> bool {
+        if !info.doom() {
+            return false;
+        }
         if info.id == self.info.id {
-            return self.end_after_output();
+            self.end_after_output();
+            return true;
         }
         if let Some(mailbox) = self.worker.shared.mailboxes.get(info.worker.0) {
             // A worker that has ended has no clients.
             let _ = mailbox.send(Mail::Kill(info.id));
         }
+        true
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU16, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU16, AtomicU64, Ordering},
     },
 };
 
@@ -58,6 +58,8 @@ pub struct ClientInfo {
     pub command: AtomicU16,
     /// The server's number for the connection that the client has to itself; 0 while it has none.
     pub exclusive: AtomicI64,
+    /// Set by the CLIENT KILL that names it: its worker has yet to cut it off, but to everybody else it is gone.
+    doomed: AtomicBool,
     /// What may change.
     pub details: Mutex<Details>,
 }
@@ -93,6 +95,7 @@ impl Registry {
             active: AtomicU64::new(now.0),
             command: AtomicU16::new(0),
             exclusive: AtomicI64::new(0),
+            doomed: AtomicBool::new(false),
             details: Mutex::default(),
         });
         self.clients.insert(id, Arc::clone(&info));
@@ -111,9 +114,10 @@ impl Registry {
         }
     }
 
-    /// Everybody, by number.
+    /// Everybody who was not killed, by number.
     pub fn all(&self) -> Vec<Arc<ClientInfo>> {
         let mut all: Vec<_> = self.clients.iter().map(|entry| Arc::clone(entry.value())).collect();
+        all.retain(|info| !info.doomed.load(Ordering::Acquire));
         all.sort_by_key(|info| info.id);
         all
     }
@@ -130,6 +134,11 @@ impl Registry {
 }
 
 impl ClientInfo {
+    /// Counts this client out; false if another CLIENT KILL was first.
+    pub fn doom(&self) -> bool {
+        !self.doomed.swap(true, Ordering::AcqRel)
+    }
+
     /// Whether CLIENT LIST and KILL count this client as of a type; a proxy has no masters and replicas.
     pub fn is_of_type(&self, kind: &[u8]) -> bool {
         let is_subscriber = self.details.lock().subscriptions != [0; 3];

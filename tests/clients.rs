@@ -1,0 +1,134 @@
+//! Real client libraries run a workload unchanged, whether they are connected to Redis or to the proxy.
+//!
+//! Clients do more than send commands: they greet with HELLO, AUTH, SELECT and CLIENT SETINFO, keep pools, load
+//! scripts when EVALSHA says NOSCRIPT, take pushes apart from replies, reconnect, and make error classes of an
+//! error's first words. redis-py (blocking and asyncio, with both of its parsers) and redis-rs (blocking, and on
+//! tokio) do what programs do with them, in both protocols. What each saw of Redis is compared with what it saw
+//! through the proxy, run twice on the same servers, so that the second time meets what the first left in the cache.
+
+mod common;
+#[path = "clients/pair.rs"]
+mod pair;
+#[path = "clients/redis_py.rs"]
+mod redis_py;
+#[path = "clients/redis_rs.rs"]
+mod redis_rs;
+#[path = "clients/redis_rs_blocking.rs"]
+mod redis_rs_blocking;
+#[path = "clients/redis_rs_tokio.rs"]
+mod redis_rs_tokio;
+#[path = "clients/transcript.rs"]
+mod transcript;
+
+use common::resp::{integer, shown};
+use common::{Redis, proxy};
+use pair::{Login, compare};
+use redis_py::Variant;
+
+/// With fewer hits than this, the workload of redis-py has not met the cache. It makes about 2,000.
+const REDIS_PY_HITS_MIN: u64 = 1_200;
+
+#[track_caller]
+fn redis_py(interface: &'static str, protocol: &'static str, parser: &'static str, login: Login) {
+    let variant = Variant { interface, protocol, parser };
+    let environment = redis_py::environment();
+    compare(login, REDIS_PY_HITS_MIN, |place| redis_py::run(&environment, variant, place));
+}
+
+#[test]
+fn redis_py_blocking_in_resp2() {
+    redis_py("blocking", "2", "python", Login::Nobody);
+}
+
+#[test]
+fn redis_py_blocking_in_resp2_with_hiredis_and_a_password() {
+    redis_py("blocking", "2", "hiredis", Login::User);
+}
+
+#[test]
+fn redis_py_blocking_in_resp3() {
+    redis_py("blocking", "3", "python", Login::Nobody);
+}
+
+#[test]
+fn redis_py_blocking_in_resp3_with_hiredis_and_a_password() {
+    redis_py("blocking", "3", "hiredis", Login::User);
+}
+
+#[test]
+fn redis_py_asyncio_in_resp2() {
+    redis_py("asyncio", "2", "python", Login::Nobody);
+}
+
+#[test]
+fn redis_py_asyncio_in_resp2_with_hiredis_and_a_password() {
+    redis_py("asyncio", "2", "hiredis", Login::User);
+}
+
+#[test]
+fn redis_py_asyncio_in_resp3() {
+    redis_py("asyncio", "3", "python", Login::Nobody);
+}
+
+#[test]
+fn redis_py_asyncio_in_resp3_with_hiredis_and_a_password() {
+    redis_py("asyncio", "3", "hiredis", Login::User);
+}
+
+/// The same for redis-rs. Its blocking workload makes about 2,300, the others 5,400.
+const REDIS_RS_HITS_MIN: u64 = 1_500;
+
+#[test]
+fn redis_rs_blocking_in_resp2() {
+    compare(Login::Nobody, REDIS_RS_HITS_MIN, |place| redis_rs_blocking::run(place, "resp2"));
+}
+
+#[test]
+fn redis_rs_blocking_in_resp3_with_a_password() {
+    compare(Login::User, REDIS_RS_HITS_MIN, |place| redis_rs_blocking::run(place, "resp3"));
+}
+
+#[test]
+fn redis_rs_multiplexed_in_resp2_with_a_password() {
+    compare(Login::User, REDIS_RS_HITS_MIN, |place| redis_rs_tokio::run_multiplexed(place, "resp2"));
+}
+
+#[test]
+fn redis_rs_multiplexed_in_resp3() {
+    compare(Login::Nobody, REDIS_RS_HITS_MIN, |place| redis_rs_tokio::run_multiplexed(place, "resp3"));
+}
+
+#[test]
+fn redis_rs_manager_in_resp2() {
+    compare(Login::Nobody, REDIS_RS_HITS_MIN, |place| redis_rs_tokio::run_manager(place, "resp2"));
+}
+
+#[test]
+fn redis_rs_manager_in_resp3_with_a_password() {
+    compare(Login::User, REDIS_RS_HITS_MIN, |place| redis_rs_tokio::run_manager(place, "resp3"));
+}
+
+/// Its worker gets to it later, which nobody may see: a second CLIENT KILL would count it again.
+#[test]
+fn a_killed_client_is_gone_at_once() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).start();
+    let mut killer = proxy.client();
+    for filter in ["ID", "ADDR"] {
+        let mut victim = proxy.client();
+        let id = integer(&victim.cmd(&["CLIENT", "ID"])).to_string();
+        let listed = killer.text(&["CLIENT", "LIST", "ID", &id]);
+        let address = listed.split(' ').find_map(|field| field.strip_prefix("addr=")).expect("an address");
+        let named = if filter == "ID" { id.as_str() } else { address };
+        let replies = killer.pipeline(&[
+            &["CLIENT", "KILL", filter, named],
+            &["CLIENT", "KILL", filter, named],
+            &["CLIENT", "LIST", "ID", &id],
+            &["CLIENT", "KILL", address],
+        ]);
+        let replies: Vec<String> = replies.iter().map(|reply| shown(reply)).collect();
+        let none = r"$0\r\n\r\n";
+        assert_eq!(replies, [r":1\r\n", r":0\r\n", none, r"-ERR No such client\r\n"], "{filter}");
+        assert_eq!(victim.recv_to_end(), b"");
+    }
+}
