@@ -10,13 +10,16 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Inner, Next, Session, registry::ClientInfo, state::ReplyMode, ticket::Work, worker::Mail};
+use super::{
+    Inner, Next, Session, exclusive::Verdict, pause::PauseChange, registry::ClientInfo, state::ReplyMode,
+    ticket::Work, worker::Mail,
+};
 use crate::{
     clock,
     coherence::Batch,
     command::CommandId,
     ids::ClientId,
-    resp::{Args, Raw, Value, encode_request},
+    resp::{Args, Raw, Value, encode_request, reply},
 };
 
 /// Redis's words for a name that would break CLIENT LIST's lines.
@@ -113,7 +116,13 @@ impl Session {
         if let (true, Some(redirect)) = (is("GETREDIR", 2) || is("TRACKINGINFO", 2), inner.redirect) {
             return self.forward(inner, batch, request, Work::Redirected(redirect));
         }
-        if is("UNPAUSE", 2) && inner.exclusive.is_none() {
+        if let Some(change) = PauseChange::asked(args) {
+            if change != PauseChange::End || inner.exclusive.is_some() {
+                return self.forward(inner, batch, request, Work::Pause(change));
+            }
+            if matches!(&inner.verdict, Some(Verdict::Answered(raw)) if !reply::is_error(raw)) {
+                self.worker.shared.pause.change(change, batch.now);
+            }
             return Self::ask_apart(inner, &request);
         }
         if subcommand.eq_ignore_ascii_case(b"UNBLOCK") && args.len() >= 3 {

@@ -16,6 +16,7 @@ mod inner;
 mod local;
 mod mget;
 mod output;
+pub mod pause;
 mod pubsub;
 mod read;
 pub mod registry;
@@ -422,6 +423,7 @@ impl Session {
             Class::Urgent => Self::ask_apart(inner, &request),
             _ if class.needs_exclusive() || command.blocks(&args) => Self::acquire(inner, class),
             Class::Read | Class::ReadUndeclared => self.forward_read(inner, batch, args, request),
+            _ if self.worker.shared.pause.singles_out(class, batch.now) => Self::acquire(inner, class),
             Class::Wait => self.wait(inner, batch, request),
             Class::Neutral | Class::Exec | Class::Discard | Class::Unwatch => {
                 self.forward_plain(inner, batch, request)

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use super::{
     Inner, Next, Session,
     exclusive::{Purpose, database},
+    pause::PauseChange,
     ticket::Work,
     write::keys,
 };
@@ -59,6 +60,9 @@ impl Session {
             transaction.selects.push((transaction.queued, database));
         }
         transaction.subscribes |= matches!(class, Class::Subscribe(_));
+        if class == Class::Session(Local::Client) {
+            transaction.pause = PauseChange::asked(args).or(transaction.pause);
+        }
         let (writes, reads) = keys(command, args);
         transaction.writes.extend(writes);
         transaction.reads.extend(reads);

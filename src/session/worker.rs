@@ -24,7 +24,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::{Session, registry::Registry, ticket::Ticket};
+use super::{Session, pause::Pause, registry::Registry, ticket::Ticket};
 use crate::{
     clock::{self, Nanos},
     coherence::Coherence,
@@ -111,6 +111,8 @@ pub struct Shared {
     pub questions: tokio::sync::mpsc::Sender<Question>,
     /// The database a client begins in: that of `upstream.url`.
     pub default_database: Database,
+    /// Whether the server holds up its clients.
+    pub pause: Pause,
     /// All clients.
     pub registry: Arc<Registry>,
     /// All threads' counters.
