@@ -97,3 +97,27 @@ fn a_busy_server_is_no_less_busy_without_a_cache() {
     assert!(shown(&runner.recv()).contains("killed by user"));
     eventually("it has ended", || other.cmd(&["PING"]) == b"+PONG\r\n");
 }
+
+#[test]
+fn client_list_shows_the_request_that_asks_for_it() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).start();
+    let mut client = proxy.client();
+    assert!(client.text(&["CLIENT", "INFO"]).contains(" qbuf=26 "));
+    assert!(client.text(&["CLIENT", "LIST"]).contains(" qbuf=26 "));
+}
+
+#[test]
+fn killing_the_connections_of_a_user_that_does_not_exist_is_an_error() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).start();
+    let (mut killer, mut victim) = (proxy.client(), proxy.client());
+    killer.expect(b"-ERR No such user 'nobody'\r\n", &["CLIENT", "KILL", "USER", "nobody"]);
+    killer.expect(b"-ERR syntax error\r\n", &["CLIENT", "KILL", "USER", "default", "SKIPME", "perhaps"]);
+    victim.expect(b"+PONG\r\n", &["PING"]);
+    killer.expect(b"+OK\r\n", &["ACL", "SETUSER", "somebody", "on", "nopass", "+@all"]);
+    killer.expect(b":0\r\n", &["CLIENT", "KILL", "USER", "somebody"]);
+    victim.expect(b"+OK\r\n", &["AUTH", "somebody", "any"]);
+    killer.expect(b":1\r\n", &["CLIENT", "KILL", "TYPE", "normal", "USER", "somebody"]);
+    assert!(victim.recv_to_end().is_empty());
+}

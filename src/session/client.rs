@@ -11,8 +11,13 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Inner, Next, Session, exclusive::Verdict, pause::PauseChange, registry::ClientInfo, state::ReplyMode,
-    ticket::Work, worker::Mail,
+    Inner, Next, Session,
+    exclusive::{Transition, Verdict},
+    pause::PauseChange,
+    registry::ClientInfo,
+    state::ReplyMode,
+    ticket::Work,
+    worker::Mail,
 };
 use crate::{
     clock,
@@ -88,7 +93,7 @@ impl Session {
             return self.set_info(inner, &args[2], &args[3]);
         }
         if is("INFO", 2) {
-            let line = format!("{}\n", self.info.line(clock::now(), "client|info"));
+            let line = format!("{}\n", self.info.line(clock::now(), "client|info", request.len()));
             return inner.reply(&Value::Verbatim(line.into()));
         }
         if is("REPLY", 3) {
@@ -99,7 +104,7 @@ impl Session {
             return if known { inner.reply(&Value::OK) } else { inner.refuse("ERR syntax error") };
         }
         if subcommand.eq_ignore_ascii_case(b"LIST") {
-            return self.list(inner, args);
+            return self.list(inner, args, request.len());
         }
         if subcommand.eq_ignore_ascii_case(b"KILL") && args.len() >= 3 {
             return self.kill_clients(inner, args);
@@ -211,7 +216,7 @@ impl Session {
         Next::Done
     }
 
-    fn list(&self, inner: &mut Inner, args: Args<'_>) -> Next {
+    fn list(&self, inner: &mut Inner, args: Args<'_>, request_bytes: usize) -> Next {
         let now = clock::now();
         let ids: Vec<ClientId> = args.iter().skip(3).filter_map(number).map(ClientId).collect();
         let wanted = |info: &ClientInfo| match args.get(2) {
@@ -251,7 +256,10 @@ impl Session {
             .all()
             .iter()
             .filter(|info| wanted(info))
-            .map(|info| info.line(now, last(info)) + "\n")
+            .map(|info| {
+                let query_bytes = if info.id == self.info.id { request_bytes } else { 0 };
+                info.line(now, last(info), query_bytes) + "\n"
+            })
             .collect();
         inner.reply(&Value::Verbatim(lines.into()))
     }
@@ -265,6 +273,12 @@ impl Session {
             };
             self.kill_client(info);
             return inner.reply(&Value::OK);
+        }
+        if args.iter().skip(2).step_by(2).any(|option| option.eq_ignore_ascii_case(b"USER"))
+            && args.len().is_multiple_of(2)
+            && let Some(next) = Self::judge_kill(inner, args)
+        {
+            return next;
         }
         let mut doomed: Vec<&Arc<ClientInfo>> = all.iter().collect();
         let mut skip_me = true;
@@ -295,6 +309,23 @@ impl Session {
         }
         let count = i64::try_from(doomed.len()).unwrap_or(i64::MAX);
         inner.reply(&Value::Integer(count))
+    }
+
+    /// Which users there are only the server knows. It is asked to kill a connection that nobody has, and says what is
+    /// wrong with that: then this is the answer.
+    fn judge_kill(inner: &mut Inner, args: Args<'_>) -> Option<Next> {
+        match inner.verdict.take() {
+            Some(Verdict::Answered(raw)) if reply::is_error(&raw) => Some(inner.reply_raw(&raw)),
+            Some(Verdict::Answered(_)) => None,
+            _ if inner.is_drained() => {
+                let mut question = Vec::new();
+                let nobody = i64::MAX.to_string();
+                let words: Vec<&[u8]> = args.iter().chain([&b"ID"[..], nobody.as_bytes()]).collect();
+                encode_request(words, &mut question);
+                Some(Next::Await(Transition::Ask(question)))
+            }
+            _ => Some(Next::Hold),
+        }
     }
 
     fn kill_client(&self, info: &ClientInfo) {
