@@ -121,3 +121,31 @@ fn killing_the_connections_of_a_user_that_does_not_exist_is_an_error() {
     killer.expect(b":1\r\n", &["CLIENT", "KILL", "TYPE", "normal", "USER", "somebody"]);
     assert!(victim.recv_to_end().is_empty());
 }
+
+#[test]
+fn invalidations_are_redirected_to_a_client_that_has_not_subscribed_yet() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).start();
+    for protocol in [3, 2] {
+        let (mut tracker, mut target) = (proxy.client(), proxy.client());
+        target.hello(protocol);
+        let id = target.text(&["CLIENT", "ID"]);
+        tracker.expect(b"+OK\r\n", &["CLIENT", "TRACKING", "ON", "REDIRECT", &id]);
+        // It goes on as before.
+        target.expect(b"+OK\r\n", &["SET", "key", "value"]);
+        tracker.expect(b"$5\r\nvalue\r\n", &["GET", "key"]);
+        let push: &[u8] = if protocol == 3 {
+            target.send(&["CLIENT", "REPLY", "OFF"]);
+            b">2\r\n$10\r\ninvalidate\r\n*1\r\n$3\r\nkey\r\n"
+        } else {
+            assert!(target.cmd(&["SUBSCRIBE", "__redis__:invalidate"]).ends_with(b":1\r\n"));
+            b"*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n*1\r\n$3\r\nkey\r\n"
+        };
+        proxy.client().expect(b"+OK\r\n", &["SET", "key", "changed"]);
+        assert_eq!(shown(&target.recv()), shown(push));
+    }
+    let mut tracker = proxy.client();
+    assert!(
+        tracker.cmd(&["CLIENT", "TRACKING", "ON", "REDIRECT", "999999"]).starts_with(b"-ERR The client ID")
+    );
+}

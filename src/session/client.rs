@@ -111,6 +111,13 @@ impl Session {
         }
         if subcommand.eq_ignore_ascii_case(b"TRACKING") {
             return match self.redirect(args) {
+                Some((redirect, _)) if self.must_claim(inner, redirect) => {
+                    if inner.is_drained() {
+                        Next::Await(Transition::Claim(ClientId(redirect.own)))
+                    } else {
+                        Next::Hold
+                    }
+                }
                 Some((redirect, translated)) => {
                     inner.redirect = Some(redirect);
                     self.track(inner, batch, args, Raw::Borrowed(&translated))
@@ -137,7 +144,7 @@ impl Session {
     }
 
     /// CLIENT TRACKING with REDIRECT, which names a client of nearhit where the server knows its connection by another
-    /// number. One without a connection of its own cannot hear of anything yet: it gets a number that nobody has.
+    /// number. One that there is not gets a number that nobody has.
     fn redirect(&self, args: Args<'_>) -> Option<(Redirect, Vec<u8>)> {
         let mut index = 3;
         while !args.get(index)?.eq_ignore_ascii_case(b"REDIRECT") {
@@ -153,6 +160,17 @@ impl Session {
         let mut translated = Vec::new();
         encode_request(words, &mut translated);
         Some((redirect, translated))
+    }
+
+    /// Whether the client that is redirected to has no connection of its own yet, on which it could hear of anything,
+    /// and has not been asked in vain to take one.
+    fn must_claim(&self, inner: &mut Inner, redirect: Redirect) -> bool {
+        let was_asked = inner.verdict.take_if(|verdict| matches!(verdict, Verdict::Claimed)).is_some();
+        let target = ClientId(redirect.own);
+        redirect.servers == i64::MAX
+            && !was_asked
+            && target != self.info.id
+            && self.worker.shared.registry.get(target).is_some()
     }
 
     /// CLIENT UNBLOCK: the connection that is blocked is the one that the client has to itself, and has another number.

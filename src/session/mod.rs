@@ -282,6 +282,9 @@ impl Session {
             if inner.may_release() {
                 return Some(Transition::Release);
             }
+            if inner.must_be_claimed() {
+                return Some(Transition::BeClaimed);
+            }
             if let Some(request) = inner.held.take() {
                 match self.take_large(&mut inner, request) {
                     Flow::More => {}

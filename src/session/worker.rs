@@ -80,6 +80,8 @@ pub enum Mail {
     Server(Arc<Table>, Option<usize>),
     /// A client is to be cut off.
     Kill(ClientId),
+    /// A client is to have a connection of its own, since another's invalidations are redirected to it.
+    Claim(ClientId),
     /// Finish what is in hand and take nothing more.
     Drain,
     /// Cut everybody off.
@@ -307,6 +309,11 @@ impl Worker {
             Mail::Kill(client) => {
                 if let Some(session) = self.sessions.borrow().get(&client) {
                     session.kill();
+                }
+            }
+            Mail::Claim(client) => {
+                if let Some(session) = self.sessions.borrow().get(&client) {
+                    session.claimed();
                 }
             }
             Mail::Drain => {
