@@ -35,6 +35,7 @@ use crate::{
     ids::WorkerId,
     metrics::Metrics,
     session::{
+        pause::Pause,
         registry::Registry,
         worker::{Mail, Shared, Waiter, Worker},
     },
@@ -215,6 +216,7 @@ fn shared(
         blocking: Pool::new(Arc::clone(&dialer), waiting),
         private_lanes: Arc::new(Semaphore::new(upstream.max_blocking)),
         default_database: upstream.url.database,
+        pause: Pause::default(),
         registry: Arc::new(Registry::new(config.server.workers)),
         config: Arc::clone(config),
         questions,

@@ -332,17 +332,20 @@ impl<W> Coherence<W> {
         let kind = if phase == Phase::Off && kind == WriteKind::Undeclared { WriteKind::Flush } else { kind };
         let mut guard = WriteGuard { coherence: Arc::clone(self), kind, keys: SmallVec::new() };
         if phase == Phase::Disabled {
-            guard.kind = WriteKind::Declared;
-            return guard;
+            // There is nothing to drop. A script in flight counts all the same: see `expects_pong`.
+            if kind == WriteKind::Flush {
+                guard.kind = WriteKind::Declared;
+            }
+        } else {
+            for key in keys {
+                self.cache.begin_write(key);
+                guard.keys.push(key.into());
+            }
+            if kind == WriteKind::Flush {
+                self.move_generation("a command that changes contents or rights wholesale was sent");
+            }
         }
-        for key in keys {
-            self.cache.begin_write(key);
-            guard.keys.push(key.into());
-        }
-        if kind == WriteKind::Flush {
-            self.move_generation("a command that changes contents or rights wholesale was sent");
-        }
-        if kind != WriteKind::Declared && self.undeclared.fetch_add(1, Ordering::Relaxed) == 0 {
+        if guard.kind != WriteKind::Declared && self.undeclared.fetch_add(1, Ordering::Relaxed) == 0 {
             self.undeclared_since.store(clock::now().0, Ordering::Relaxed);
         }
         guard

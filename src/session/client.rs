@@ -12,13 +12,21 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Inner, Next, Session, registry::ClientInfo, state::ReplyMode, ticket::Work, worker::Mail};
+use super::{
+    Inner, Next, Session,
+    exclusive::{Transition, Verdict},
+    pause::PauseChange,
+    registry::ClientInfo,
+    state::ReplyMode,
+    ticket::Work,
+    worker::Mail,
+};
 use crate::{
     clock,
     coherence::Batch,
     command::CommandId,
     ids::ClientId,
-    resp::{Args, Raw, Value, encode_request},
+    resp::{Args, Raw, Value, encode_request, reply},
 };
 
 /// Redis's words for a name that would break CLIENT LIST's lines.
@@ -87,7 +95,7 @@ impl Session {
             return self.set_info(inner, &args[2], &args[3]);
         }
         if is("INFO", 2) {
-            let line = format!("{}\n", self.info.line(clock::now(), "client|info"));
+            let line = format!("{}\n", self.info.line(clock::now(), "client|info", request.len()));
             return inner.reply(&Value::Verbatim(line.into()));
         }
         if is("REPLY", 3) {
@@ -98,13 +106,20 @@ impl Session {
             return if known { inner.reply(&Value::OK) } else { inner.refuse("ERR syntax error") };
         }
         if subcommand.eq_ignore_ascii_case(b"LIST") {
-            return self.list(inner, args);
+            return self.list(inner, args, request.len());
         }
         if subcommand.eq_ignore_ascii_case(b"KILL") && args.len() >= 3 {
             return self.kill_clients(inner, args);
         }
         if subcommand.eq_ignore_ascii_case(b"TRACKING") {
             return match self.redirect(args) {
+                Some((redirect, _)) if self.must_claim(inner, redirect) => {
+                    if inner.is_drained() {
+                        Next::Await(Transition::Claim(ClientId(redirect.own)))
+                    } else {
+                        Next::Hold
+                    }
+                }
                 Some((redirect, translated)) => {
                     inner.redirect = Some(redirect);
                     self.track(inner, batch, args, Raw::Borrowed(&translated))
@@ -115,7 +130,13 @@ impl Session {
         if let (true, Some(redirect)) = (is("GETREDIR", 2) || is("TRACKINGINFO", 2), inner.redirect) {
             return self.forward(inner, batch, request, Work::Redirected(redirect));
         }
-        if is("UNPAUSE", 2) && inner.exclusive.is_none() {
+        if let Some(change) = PauseChange::asked(args) {
+            if change != PauseChange::End || inner.exclusive.is_some() {
+                return self.forward(inner, batch, request, Work::Pause(change));
+            }
+            if matches!(&inner.verdict, Some(Verdict::Answered(raw)) if !reply::is_error(raw)) {
+                self.worker.shared.pause.change(change, batch.now);
+            }
             return Self::ask_apart(inner, &request);
         }
         if subcommand.eq_ignore_ascii_case(b"UNBLOCK") && args.len() >= 3 {
@@ -125,7 +146,7 @@ impl Session {
     }
 
     /// CLIENT TRACKING with REDIRECT, which names a client of nearhit where the server knows its connection by another
-    /// number. One without a connection of its own cannot hear of anything yet: it gets a number that nobody has.
+    /// number. One that there is not gets a number that nobody has.
     fn redirect(&self, args: Args<'_>) -> Option<(Redirect, Vec<u8>)> {
         let mut index = 3;
         while !args.get(index)?.eq_ignore_ascii_case(b"REDIRECT") {
@@ -141,6 +162,17 @@ impl Session {
         let mut translated = Vec::new();
         encode_request(words, &mut translated);
         Some((redirect, translated))
+    }
+
+    /// Whether the client that is redirected to has no connection of its own yet, on which it could hear of anything,
+    /// and has not been asked in vain to take one.
+    fn must_claim(&self, inner: &mut Inner, redirect: Redirect) -> bool {
+        let was_asked = inner.verdict.take_if(|verdict| matches!(verdict, Verdict::Claimed)).is_some();
+        let target = ClientId(redirect.own);
+        redirect.servers == i64::MAX
+            && !was_asked
+            && target != self.info.id
+            && self.worker.shared.registry.get(target).is_some()
     }
 
     /// CLIENT UNBLOCK: the connection that is blocked is the one that the client has to itself, and has another number.
@@ -204,7 +236,7 @@ impl Session {
         Next::Done
     }
 
-    fn list(&self, inner: &mut Inner, args: Args<'_>) -> Next {
+    fn list(&self, inner: &mut Inner, args: Args<'_>, request_bytes: usize) -> Next {
         let now = clock::now();
         let ids: Vec<ClientId> = args.iter().skip(3).filter_map(number).map(ClientId).collect();
         let wanted = |info: &ClientInfo| match args.get(2) {
@@ -244,7 +276,10 @@ impl Session {
             .all()
             .iter()
             .filter(|info| wanted(info))
-            .map(|info| info.line(now, last(info)) + "\n")
+            .map(|info| {
+                let query_bytes = if info.id == self.info.id { request_bytes } else { 0 };
+                info.line(now, last(info), query_bytes) + "\n"
+            })
             .collect();
         inner.reply(&Value::Verbatim(lines.into()))
     }
@@ -258,6 +293,12 @@ impl Session {
                 return inner.refuse("ERR No such client");
             }
             return inner.reply(&Value::OK);
+        }
+        if args.iter().skip(2).step_by(2).any(|option| option.eq_ignore_ascii_case(b"USER"))
+            && args.len().is_multiple_of(2)
+            && let Some(next) = Self::judge_kill(inner, args)
+        {
+            return next;
         }
         let mut doomed: Vec<&Arc<ClientInfo>> = all.iter().collect();
         let mut skip_me = true;
@@ -286,6 +327,23 @@ impl Session {
         doomed.retain(|info| self.kill_client(info));
         let count = i64::try_from(doomed.len()).unwrap_or(i64::MAX);
         inner.reply(&Value::Integer(count))
+    }
+
+    /// Which users there are only the server knows. It is asked to kill a connection that nobody has, and says what is
+    /// wrong with that: then this is the answer.
+    fn judge_kill(inner: &mut Inner, args: Args<'_>) -> Option<Next> {
+        match inner.verdict.take() {
+            Some(Verdict::Answered(raw)) if reply::is_error(&raw) => Some(inner.reply_raw(&raw)),
+            Some(Verdict::Answered(_)) => None,
+            _ if inner.is_drained() => {
+                let mut question = Vec::new();
+                let nobody = i64::MAX.to_string();
+                let words: Vec<&[u8]> = args.iter().chain([&b"ID"[..], nobody.as_bytes()]).collect();
+                encode_request(words, &mut question);
+                Some(Next::Await(Transition::Ask(question)))
+            }
+            _ => Some(Next::Hold),
+        }
     }
 
     /// False if it is being killed already.

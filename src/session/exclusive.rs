@@ -10,6 +10,7 @@
 use std::{
     rc::{Rc, Weak},
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use super::{
@@ -17,14 +18,16 @@ use super::{
     registry::ClientInfo,
     state::Transaction,
     ticket::{Ticket, Work},
+    worker::Mail,
     write::keys,
 };
 use bytes::Bytes;
+use tokio::time::{sleep, timeout};
 
 use crate::{
     coherence::Batch,
     command::{Class, Command, Local},
-    ids::Database,
+    ids::{ClientId, Database},
     resp::{Args, FrameKind, Protocol, Raw, Value},
     upstream::{
         connection::DialError,
@@ -34,6 +37,9 @@ use crate::{
     },
 };
 
+/// How often it is looked whether another client has got its connection.
+const CLAIM_INTERVAL: Duration = Duration::from_millis(2);
+
 /// What has to be awaited between two requests.
 pub(super) enum Transition {
     /// Take out an exclusive connection.
@@ -42,6 +48,10 @@ pub(super) enum Transition {
     Release,
     /// Have the upstream judge a user and password, by this request.
     Authenticate(Credentials, Vec<u8>),
+    /// Have another client take out a connection, on which it is to hear of this client's invalidations.
+    Claim(ClientId),
+    /// Take out a connection, since another client has asked for that.
+    BeClaimed,
     /// Have the upstream answer this request on a connection that nothing else travels on.
     Ask(Vec<u8>),
 }
@@ -54,6 +64,8 @@ pub(super) enum Verdict {
     Refused(Vec<u8>),
     /// What it answered.
     Answered(Bytes),
+    /// The other client has its connection, or will not get one.
+    Claimed,
 }
 
 /// Which pool an exclusive connection is taken from.
@@ -163,6 +175,19 @@ impl Session {
         match transition {
             Transition::Acquire(purpose) => self.check_out(purpose).await,
             Transition::Release => self.release().await,
+            Transition::Claim(target) => {
+                self.claim(target).await;
+                self.inner.borrow_mut().verdict = Some(Verdict::Claimed);
+            }
+            Transition::BeClaimed => {
+                self.check_out(Purpose::Waiting).await;
+                let mut inner = self.inner.borrow_mut();
+                // Without a connection: who has asked finds none, and is told so by the server.
+                (inner.is_claimed, inner.verdict) = (false, None);
+                if let Some(exclusive) = inner.exclusive.as_mut() {
+                    (exclusive.is_fresh, exclusive.is_spent) = (false, true);
+                }
+            }
             Transition::Authenticate(credentials, request) => {
                 let shared = &self.worker.shared;
                 let verdict = match shared.dialer.judge(&request).await {
@@ -179,6 +204,33 @@ impl Session {
                 self.inner.borrow_mut().verdict = Some(Verdict::Answered(verdict));
             }
         }
+    }
+
+    /// Asks another client, of whatever worker, and waits until it has its connection. It happens once in a client's life
+    /// at most, so looking again and again is good enough.
+    async fn claim(&self, target: ClientId) {
+        let shared = &self.worker.shared;
+        let Some(info) = shared.registry.get(target) else { return };
+        if let Some(mailbox) = shared.mailboxes.get(info.worker.0) {
+            // A worker that has ended has no clients.
+            let _ = mailbox.send(Mail::Claim(target));
+        }
+        let has_come = async {
+            while info.exclusive.load(Ordering::Acquire) == 0 && shared.registry.get(target).is_some() {
+                sleep(CLAIM_INTERVAL).await;
+            }
+        };
+        // Too late is as good as never: the server is asked all the same.
+        let _ = timeout(shared.config.upstream.connect_timeout, has_come).await;
+    }
+
+    /// Another client redirects its invalidations to this one.
+    pub(super) fn claimed(&self) {
+        let mut inner = self.inner.borrow_mut();
+        inner.is_claimed = inner.exclusive.is_none();
+        inner.spend_exclusive();
+        drop(inner);
+        self.wake();
     }
 
     /// Sends a command past everything that is in flight on lanes, its own client's commands excepted.

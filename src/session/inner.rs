@@ -79,6 +79,8 @@ pub(super) struct Inner {
     pub(super) is_agreeing: bool,
     /// The client's own tracking sends invalidations to another client.
     pub(super) redirect: Option<Redirect>,
+    /// Another client redirects its invalidations to this one, which has no connection yet to hear of them on.
+    pub(super) is_claimed: bool,
     /// What an awaited checkout or verification came to, for the request that asked for it.
     pub(super) verdict: Option<Verdict>,
     /// Requests in flight before nothing more is taken.
@@ -128,6 +130,7 @@ impl Inner {
             is_monitoring: false,
             is_agreeing: false,
             redirect: None,
+            is_claimed: false,
             verdict: None,
             pipeline_max,
         }
@@ -251,6 +254,11 @@ impl Inner {
         self.is_drained() && self.output.undelivered() == 0 && self.output.queued() == 0
     }
 
+    /// Whether it has to take out a connection before anything else, and can.
+    pub(super) fn must_be_claimed(&self) -> bool {
+        self.is_claimed && self.exclusive.is_none() && self.verdict.is_none() && self.is_drained()
+    }
+
     /// Whether the client is between two requests, and not in the middle of anything.
     pub(super) fn is_idle(&self) -> bool {
         self.is_drained() && self.held.is_none() && self.input.is_empty() && !self.has_state()
@@ -258,7 +266,7 @@ impl Inner {
 
     /// Whether the session's task has something to do that no event of its socket would tell it.
     pub(super) fn needs_attention(&self) -> bool {
-        self.is_held || self.input_ended || !self.again.is_empty() || self.may_release()
+        self.is_held || self.input_ended || !self.again.is_empty() || self.may_release() || self.is_claimed
     }
 
     /// Whether the server would take this client's commands.

@@ -17,6 +17,7 @@ mod inner;
 mod local;
 mod mget;
 mod output;
+pub mod pause;
 mod pubsub;
 mod read;
 pub mod registry;
@@ -288,6 +289,9 @@ impl Session {
             if inner.may_release() {
                 return Some(Transition::Release);
             }
+            if inner.must_be_claimed() {
+                return Some(Transition::BeClaimed);
+            }
             if let Some(request) = inner.held.take() {
                 match self.take_large(&mut inner, request) {
                     Flow::More => {}
@@ -427,6 +431,7 @@ impl Session {
             Class::Urgent => Self::ask_apart(inner, &request),
             _ if class.needs_exclusive() || command.blocks(&args) => Self::acquire(inner, class),
             Class::Read | Class::ReadUndeclared => self.forward_read(inner, batch, args, request),
+            _ if self.worker.shared.pause.singles_out(class, batch.now) => Self::acquire(inner, class),
             Class::Wait => self.wait(inner, batch, request),
             Class::Neutral | Class::Exec | Class::Discard | Class::Unwatch => {
                 self.forward_plain(inner, batch, request)

@@ -145,15 +145,16 @@ impl ClientInfo {
         kind.eq_ignore_ascii_case(if is_subscriber { b"pubsub" } else { b"normal" })
     }
 
-    /// This client's line of CLIENT LIST. What only the server's own connections have (buffers, memory) is zero.
-    pub fn line(&self, now: Nanos, command: &str) -> String {
+    /// This client's line of CLIENT LIST. What only the server's own connections have (buffers, memory) is zero, but
+    /// for the request of the client that asks, which is in its buffer.
+    pub fn line(&self, now: Nanos, command: &str, query_bytes: usize) -> String {
         let details = self.details.lock();
         let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
         let idle = now.since(Nanos(self.active.load(Ordering::Relaxed))).as_secs();
         let [channels, patterns, shards] = details.subscriptions;
         let mut line = format!(
             "id={} addr={} laddr={} fd=0 name={} age={} idle={idle} flags={} db={} sub={channels} psub={patterns} \
-             ssub={shards} multi=-1 qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 \
+             ssub={shards} multi=-1 qbuf={query_bytes} qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 \
              events=r cmd={command} user={} redir=-1 resp={}",
             self.id.0,
             self.peer,

@@ -71,7 +71,8 @@ impl Session {
         let due = if work.may_take_its_time() {
             Nanos::FOREVER
         } else {
-            batch.now + self.worker.shared.config.upstream.command_timeout
+            let shared = &self.worker.shared;
+            batch.now.max(shared.pause.until()) + shared.config.upstream.command_timeout
         };
         inner.expect(&place);
         self.worker.counters.upstream_commands.add(1);

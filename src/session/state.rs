@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::output::Seq;
+use super::{output::Seq, pause::PauseChange};
 use crate::{coherence::WriteKind, command::SubscribeKind, ids::Database, resp::reply};
 
 /// CLIENT REPLY.
@@ -30,6 +30,8 @@ pub(super) struct Transaction {
     pub(super) selects: Vec<(usize, Database)>,
     /// Whether a (P|S)(UN)SUBSCRIBE is among them.
     pub(super) subscribes: bool,
+    /// What the last queued CLIENT PAUSE or UNPAUSE changes.
+    pub(super) pause: Option<PauseChange>,
     /// Commands queued, as far as can be seen from here.
     pub(super) queued: usize,
     /// Whether the server has agreed to it. Until then nothing more is sent: were MULTI refused (by an ACL, for its
@@ -45,6 +47,7 @@ impl Transaction {
             reads: HashSet::new(),
             selects: Vec::new(),
             subscribes: false,
+            pause: None,
             queued: 0,
             is_open: false,
         }
@@ -68,7 +71,7 @@ impl Transaction {
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     is_accepted: bool,
-    /// WATCHes that are not answered yet.
+    /// `WATCH` commands that are not answered yet.
     asked: Vec<Seq>,
 }
 

@@ -15,6 +15,7 @@ use super::{
     local::Agreement,
     mget::{Mget, Parts},
     output::Seq,
+    pause::PauseChange,
     state::Transaction,
     worker::{Outcome, Waiter},
 };
@@ -99,6 +100,8 @@ pub(super) enum Work {
     Agree(Box<Agreement>),
     /// A command whose answer may name the client that invalidations are redirected to.
     Redirected(Redirect),
+    /// CLIENT PAUSE, or UNPAUSE.
+    Pause(PauseChange),
     /// MONITOR: what follows its answer is not asked for one by one.
     Monitor,
 }
@@ -274,6 +277,12 @@ impl Completion for Ticket {
                 self.answer(Raw::Shared(raw), None);
             }
             Work::Redirected(redirect) => self.answer(redirect.shown(raw), None),
+            Work::Pause(change) => {
+                if !reply::is_error(&raw) {
+                    self.session.worker.shared.pause.change(change, arrived);
+                }
+                self.answer(raw, None);
+            }
             Work::Read(read) => {
                 match &read.variant {
                     Some(asked) if !reply::is_error(&raw) => {
@@ -301,6 +310,11 @@ impl Completion for Ticket {
             Work::Exec { guard, transaction } => {
                 self.observe(&transaction.reads, arrived);
                 let acknowledge = guard.complete(arrived);
+                if let Some(change) =
+                    transaction.pause.filter(|_| !reply::is_error(&raw) && !reply::is_nil(&raw))
+                {
+                    self.session.worker.shared.pause.change(change, arrived);
+                }
                 if transaction.subscribes {
                     self.session.executed(&raw);
                     self.session.subscribe_ended();

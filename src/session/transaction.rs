@@ -9,6 +9,7 @@ use super::{
     Ending, Inner, Next, Session, denial,
     exclusive::{Purpose, database},
     output::Seq,
+    pause::PauseChange,
     ticket::Work,
     write::keys,
 };
@@ -68,6 +69,9 @@ impl Session {
             transaction.selects.push((transaction.queued, database));
         }
         transaction.subscribes |= matches!(class, Class::Subscribe(_));
+        if class == Class::Session(Local::Client) {
+            transaction.pause = PauseChange::asked(args).or(transaction.pause);
+        }
         let (writes, reads) = keys(command, args);
         transaction.writes.extend(writes);
         transaction.reads.extend(reads);

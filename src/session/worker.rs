@@ -24,7 +24,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::{Session, registry::Registry, ticket::Ticket};
+use super::{Session, pause::Pause, registry::Registry, ticket::Ticket};
 use crate::{
     clock::{self, Nanos},
     coherence::Coherence,
@@ -80,6 +80,8 @@ pub enum Mail {
     Server(Arc<Table>, Option<usize>),
     /// A client is to be cut off.
     Kill(ClientId),
+    /// A client is to have a connection of its own, since another's invalidations are redirected to it.
+    Claim(ClientId),
     /// Finish what is in hand and take nothing more.
     Drain,
     /// Cut everybody off.
@@ -111,6 +113,8 @@ pub struct Shared {
     pub questions: tokio::sync::mpsc::Sender<Question>,
     /// The database a client begins in: that of `upstream.url`.
     pub default_database: Database,
+    /// Whether the server holds up its clients.
+    pub pause: Pause,
     /// All clients.
     pub registry: Arc<Registry>,
     /// All threads' counters.
@@ -305,6 +309,11 @@ impl Worker {
             Mail::Kill(client) => {
                 if let Some(session) = self.sessions.borrow().get(&client) {
                     session.kill();
+                }
+            }
+            Mail::Claim(client) => {
+                if let Some(session) = self.sessions.borrow().get(&client) {
+                    session.claimed();
                 }
             }
             Mail::Drain => {
