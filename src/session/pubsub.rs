@@ -74,8 +74,10 @@ impl Session {
             self.worker.mark_dirty(self);
             return None;
         }
-        // Invariant 11: news does not outrun its key.
-        let fence = if self.worker.shared.config.coherence.order_messages {
+        // Invariant 11: news does not outrun its key. A line of MONITOR is none: it would make the link ask, and be told
+        // of that by the next line, for ever.
+        let is_news = kind == FrameKind::Push || !inner.is_monitoring;
+        let fence = if is_news && self.worker.shared.config.coherence.order_messages {
             self.worker.fence(arrived)
         } else {
             None

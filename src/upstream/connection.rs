@@ -256,8 +256,9 @@ impl Dialer {
             .await
             .map_err(|error| self.unreachable(&error))?;
         let socket = SockRef::from(&stream);
-        let keepalive =
-            TcpKeepalive::new().with_time(self.keepalive).with_interval(self.keepalive / 3).with_retries(3);
+        // The kernel counts in whole seconds, and takes none for an error.
+        let interval = (self.keepalive / 3).max(Duration::from_secs(1));
+        let keepalive = TcpKeepalive::new().with_time(self.keepalive).with_interval(interval).with_retries(3);
         stream
             .set_nodelay(true)
             .and_then(|()| socket.set_tcp_keepalive(&keepalive))

@@ -1,4 +1,4 @@
-//! What a review of every wait, hold and hand-over found: nobody waits for ever, nobody inherits another's state.
+//! Waits, holds and hand-overs that once went wrong: nobody waits for ever, nobody inherits another's state.
 //!
 //! Most of these need two clients and an upstream that stops in the middle, which no ordinary use brings about
 //! often enough to be noticed.
@@ -570,4 +570,24 @@ fn who_is_cut_off_while_it_waits_for_a_connection_is_gone_at_once() {
     proxy.terminate();
     assert!(asked.elapsed() < Duration::from_secs(3), "a second SIGTERM stops");
     redis.cont();
+}
+
+#[test]
+fn a_line_of_monitor_is_no_news() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).start();
+    proxy.wait_live();
+    let mut monitor = proxy.client();
+    monitor.expect(b"+OK\r\n", &["MONITOR"]);
+    redis.client().expect(b"+OK\r\n", &["SET", "key", "value"]);
+    while !String::from_utf8_lossy(&monitor.recv()).contains(r#""SET" "key""#) {}
+    // A fence for a line makes the link ask, the next line tells of that, and so on for ever.
+    assert_eq!(proxy.stat("fences"), 0);
+}
+
+#[test]
+fn the_shortest_keepalive_is_taken() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).set("upstream.keepalive", "1s").start();
+    proxy.client().expect(b"+OK\r\n", &["SET", "key", "value"]);
 }
