@@ -127,20 +127,6 @@ impl<C: Completion> Lanes<C> {
         Pick::Dialing
     }
 
-    /// Takes in a connection that was made to verify a client, so that it need not be dialled again.
-    pub fn adopt(self: &Rc<Self>, connection: Connection) {
-        let key = connection.profile.key();
-        let lane = self.open(connection);
-        let mut all = self.slots.borrow_mut();
-        let slots = all.entry(key).or_insert_with(Slots::new);
-        slots.lanes.retain(|lane| lane.is_usable());
-        if slots.lanes.len() < self.policy.per_profile {
-            slots.lanes.push(lane);
-        } else {
-            lane.retire();
-        }
-    }
-
     /// Removes a lane from sharing: it serves the client that has it, alone, until that client lets go.
     pub fn privatize(&self, lane: &Rc<Lane<C>>) {
         if let Some(slots) = self.slots.borrow_mut().get_mut(&lane.profile.key()) {
@@ -173,11 +159,6 @@ impl<C: Completion> Lanes<C> {
                 || slots.dialing.is_some()
                 || slots.failure.as_ref().is_some_and(|(_, until)| *until > now)
         });
-    }
-
-    /// Commands in flight on all lanes.
-    pub fn in_flight(&self) -> usize {
-        self.open_lanes().iter().map(|lane| lane.in_flight()).sum()
     }
 
     fn open_lanes(&self) -> Vec<Rc<Lane<C>>> {
