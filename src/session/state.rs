@@ -68,7 +68,7 @@ impl Transaction {
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     is_accepted: bool,
-    /// WATCHes that are not answered yet.
+    /// Each WATCH that is not answered yet.
     asked: Vec<Seq>,
 }
 
