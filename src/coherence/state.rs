@@ -70,11 +70,6 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// When the unanswered ECHO was sent.
-    pub fn outstanding(&self) -> Option<Nanos> {
-        self.outstanding
-    }
-
     /// An ECHO is sent at `now`; the caller read the clock before it wrote.
     pub fn sent(&mut self, now: Nanos) {
         debug_assert!(self.outstanding.is_none(), "one ECHO at a time");

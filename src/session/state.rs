@@ -71,7 +71,7 @@ impl Transaction {
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     is_accepted: bool,
-    /// `WATCH` commands that are not answered yet.
+    /// Each WATCH that is not answered yet.
     asked: Vec<Seq>,
 }
 

@@ -214,11 +214,6 @@ impl Worker {
         }
     }
 
-    /// Clients of this worker.
-    pub fn clients(&self) -> usize {
-        self.sessions.borrow().len()
-    }
-
     /// The hash of a key, for a session's own books.
     pub(super) fn hash(&self, key: &[u8]) -> u64 {
         let mut hasher = self.hasher.build_hasher();

@@ -111,11 +111,6 @@ impl Identities {
         &self.client_default
     }
 
-    /// An identity to try, not yet known to anybody: for the one connection on which the upstream judges it.
-    pub fn candidate(&self, credentials: Credentials) -> Arc<Identity> {
-        Arc::new(Identity::new(u32::MAX, Some(credentials)))
-    }
-
     /// The identity of credentials that the upstream has just accepted.
     pub fn verified(&self, credentials: Credentials) -> Arc<Identity> {
         let mut verified = self.verified.lock();

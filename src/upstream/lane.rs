@@ -224,11 +224,6 @@ impl<C: Completion> Lane<C> {
         now.since(self.waiting_since.get()) > STALLED_AFTER
     }
 
-    /// Commands that are not answered yet, timed-out ones included.
-    pub fn in_flight(&self) -> usize {
-        self.queue.borrow().in_flight.len()
-    }
-
     /// Whether the upstream takes in requests too slowly; then `waker` is woken when it has caught up.
     pub fn is_congested(&self, waker: Option<&Waker>) -> bool {
         let congested = self.queue.borrow().output.len() > BACKLOG_BYTES_MAX;

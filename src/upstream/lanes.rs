@@ -161,11 +161,6 @@ impl<C: Completion> Lanes<C> {
         });
     }
 
-    /// Commands in flight on all lanes.
-    pub fn in_flight(&self) -> usize {
-        self.open_lanes().iter().map(|lane| lane.in_flight()).sum()
-    }
-
     fn open_lanes(&self) -> Vec<Rc<Lane<C>>> {
         let mut open = self.open.borrow_mut();
         open.retain(|lane| lane.upgrade().is_some_and(|lane| lane.is_open()));
