@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     clock::{self, Nanos},
-    ids::ServerId,
+    ids::{IdentityId, ServerId},
     metrics::Counters,
 };
 
@@ -138,6 +138,14 @@ impl<C: Completion> Lanes<C> {
             slots.lanes.push(lane);
         } else {
             lane.retire();
+        }
+    }
+
+    /// The server has just accepted this user: that it refused a connection before is no answer any more.
+    pub fn forgive(&self, identity: IdentityId) {
+        let mut all = self.slots.borrow_mut();
+        for (_, slots) in all.iter_mut().filter(|((id, ..), _)| *id == identity) {
+            (slots.failure, slots.failures) = (None, 0);
         }
     }
 
