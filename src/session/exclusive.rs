@@ -191,7 +191,11 @@ impl Session {
             Transition::Authenticate(credentials, request) => {
                 let shared = &self.worker.shared;
                 let verdict = match shared.dialer.judge(&request).await {
-                    Ok(None) => Verdict::Accepted(shared.identities.verified(credentials)),
+                    Ok(None) => {
+                        let identity = shared.identities.verified(credentials);
+                        self.worker.lanes.forgive(identity.id);
+                        Verdict::Accepted(identity)
+                    }
                     Ok(Some(refusal)) => Verdict::Refused(refusal.to_vec()),
                     Err(error) => Verdict::Refused(error.reply().to_vec()),
                 };
@@ -264,6 +268,9 @@ impl Session {
                         super::ticket::error(&format!("nearhit: {error}"))
                     }
                 };
+                if let CheckoutError::Dial(error) = &error {
+                    self.end_if_disowned(&profile, error);
+                }
                 if let CheckoutError::Dial(DialError::Unreachable { reason, .. }) = &error {
                     shared.health.suspect(reason);
                 }

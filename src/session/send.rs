@@ -54,7 +54,20 @@ impl Session {
         match self.worker.lanes.pick(profile, self.now(), &waker) {
             Pick::Ready(lane) => Ok(lane),
             Pick::Dialing => Err(NoLane::Wait),
-            Pick::Failed(error) => Err(NoLane::Failed(error)),
+            Pick::Failed(error) => {
+                self.end_if_disowned(profile, &error);
+                Err(NoLane::Failed(error))
+            }
+        }
+    }
+
+    /// The server closes a user's connections when it deletes the user, and a client finds out by dialling again.
+    /// Here nobody closes the client's own connection, so that is done once its user is found to be gone.
+    pub(super) fn end_if_disowned(&self, profile: &Profile, error: &DialError) {
+        if profile.identity.is_verified()
+            && matches!(error, DialError::Refused(raw) if raw.starts_with(b"-WRONGPASS"))
+        {
+            self.end_after_output();
         }
     }
 

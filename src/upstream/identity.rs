@@ -18,6 +18,9 @@ use parking_lot::Mutex;
 
 use crate::ids::{Generation, IdentityId};
 
+/// After the client that has not authenticated, 0, and the user of `upstream.url`, 1.
+const FIRST_VERIFIED: IdentityId = IdentityId(2);
+
 /// A user name and password that the upstream has accepted, or that the operator has configured.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
@@ -54,6 +57,11 @@ impl Identity {
             credentials: Mutex::new(credentials),
             pttl_refused: AtomicU64::new(0),
         }
+    }
+
+    /// Whether clients became this user by AUTH or HELLO.
+    pub fn is_verified(&self) -> bool {
+        self.id >= FIRST_VERIFIED
     }
 
     /// What a connection of this identity authenticates with.
@@ -114,7 +122,7 @@ impl Identities {
     /// The identity of credentials that the upstream has just accepted.
     pub fn verified(&self, credentials: Credentials) -> Arc<Identity> {
         let mut verified = self.verified.lock();
-        let next = u32::try_from(verified.len()).unwrap_or(u32::MAX - 2) + 2;
+        let next = u32::try_from(verified.len()).unwrap_or(u32::MAX - 2) + FIRST_VERIFIED.0;
         let identity = verified
             .entry(credentials.user.clone())
             .or_insert_with(|| Arc::new(Identity::new(next, Some(credentials.clone()))));

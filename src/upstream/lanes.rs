@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     clock::{self, Nanos},
-    ids::ServerId,
+    ids::{IdentityId, ServerId},
     metrics::Counters,
 };
 
@@ -125,6 +125,14 @@ impl<C: Completion> Lanes<C> {
         }
         self.dial(slots, profile.clone(), vec![waker.clone()]);
         Pick::Dialing
+    }
+
+    /// The server has just accepted this user: that it refused a connection before is no answer any more.
+    pub fn forgive(&self, identity: IdentityId) {
+        let mut all = self.slots.borrow_mut();
+        for (_, slots) in all.iter_mut().filter(|((id, ..), _)| *id == identity) {
+            (slots.failure, slots.failures) = (None, 0);
+        }
     }
 
     /// Removes a lane from sharing: it serves the client that has it, alone, until that client lets go.
