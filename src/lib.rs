@@ -1,7 +1,7 @@
 //! nearhit: a transparent, coherent caching proxy for Redis and Valkey.
 //!
 //! The layers, lowest first; a module imports from lower layers only (`tests/tidy.rs` holds this):
-//! `clock`, `ids`, `config`, `metrics`, `resp`, `command` · `cache`, `upstream` · `coherence` · `session` ·
+//! `clock`, `ids`, `config`, `metrics`, `mutation`, `resp`, `command` · `cache`, `upstream` · `coherence` · `session` ·
 //! `server`. See `docs/ARCHITECTURE.md`.
 
 pub mod cache;
@@ -11,6 +11,7 @@ pub mod command;
 pub mod config;
 pub mod ids;
 pub mod metrics;
+pub mod mutation;
 pub mod resp;
 pub mod server;
 pub mod session;

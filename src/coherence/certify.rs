@@ -17,7 +17,7 @@ use std::{
 use tokio::sync::Notify;
 
 use super::state::Phase;
-use crate::clock::Nanos;
+use crate::{clock::Nanos, mutation::Mutation};
 
 /// The certified time, and who is waiting for it.
 #[derive(Debug)]
@@ -76,6 +76,9 @@ impl Certifier {
     /// Whether what happened up to `moment` can no longer be contradicted by the cache: it is certified, or there is
     /// no cache that could contradict it (its generation moved when the link was lost).
     pub fn is_past(&self, moment: Nanos) -> bool {
+        if Mutation::FenceReleasedEarly.is_on() {
+            return true;
+        }
         self.phase() != Phase::Live || self.certified() >= moment
     }
 

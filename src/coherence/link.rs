@@ -21,6 +21,7 @@ use super::{
 use crate::{
     clock,
     ids::Database,
+    mutation::Mutation,
     resp::{FrameKind, Protocol, ReplyScanner, encode_request, reply},
     upstream::{
         backoff::backoff,
@@ -302,6 +303,7 @@ impl<W> Link<'_, W> {
                     self.bear(raw)?;
                 }
                 if let Some(moment) = self.heartbeat.answered(answer) {
+                    let moment = if Mutation::LeaseFromAnswer.is_on() { clock::now() } else { moment };
                     self.coherence.link_certified(moment);
                 } else if answer == Answer::Echo {
                     // Half a proof: the other half is asked for at once.

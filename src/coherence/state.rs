@@ -3,7 +3,7 @@
 //! [`Phase`] is what the rest of nearhit may conclude from the link; [`Heartbeat`] turns ECHO answers into
 //! certified times.
 
-use crate::clock::Nanos;
+use crate::{clock::Nanos, mutation::Mutation};
 
 /// What the link allows. A lapsed lease (SUSPECT) is not a phase of its own: it is `Live` with an old certified
 /// time, and every reader compares that time for itself.
@@ -85,6 +85,8 @@ impl Heartbeat {
     pub fn answered(&mut self, answer: Answer) -> Option<Nanos> {
         let sent = self.outstanding.take()?;
         match answer {
+            Answer::Echo | Answer::Error if Mutation::OneAnswer.is_on() => Some(sent),
+            Answer::Error if Mutation::BusyCertifies.is_on() => self.previous.replace(sent),
             Answer::Echo => self.previous.replace(sent),
             Answer::Error => {
                 self.previous = None;

@@ -72,11 +72,7 @@ impl Session {
             return None;
         }
         // Invariant 11: news does not outrun its key.
-        let fence = if self.worker.shared.config.coherence.order_messages {
-            self.worker.fence(arrived)
-        } else {
-            None
-        };
+        let fence = self.worker.news_fence(arrived);
         inner.output.append_message(raw, fence);
         drop(inner);
         self.worker.mark_dirty(self);

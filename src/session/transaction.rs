@@ -11,6 +11,7 @@ use super::{
 use crate::{
     coherence::{Batch, WriteKind},
     command::{Class, Command, Local},
+    mutation::Mutation,
     resp::{Args, Raw, Value, encode_request},
 };
 
@@ -107,7 +108,8 @@ impl Session {
         if let (true, Some(exclusive)) = (transaction.subscribes, inner.exclusive.as_mut()) {
             exclusive.purpose = Purpose::Waiting;
         }
-        let writes = transaction.writes.iter().map(|key| &**key);
+        let missed = usize::from(Mutation::ExecMissesKey.is_on());
+        let writes = transaction.writes.iter().skip(missed).map(|key| &**key);
         let guard = self.worker.shared.coherence.begin_write(transaction.kind, writes);
         self.worker.counters.writes.add(1);
         self.forward(inner, batch, request, Work::Exec { guard, transaction })
