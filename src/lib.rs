@@ -1,7 +1,7 @@
 //! nearhit: a transparent, coherent caching proxy for Redis and Valkey.
 //!
 //! The layers, lowest first; a module imports from lower layers only (`tests/tidy.rs` holds this):
-//! `clock`, `ids`, `config`, `metrics`, `mutation`, `resp`, `command` · `cache`, `upstream` · `coherence` · `session` ·
+//! `clock`, `ids`, `config`, `metrics`, `mutation`, `sync`, `resp`, `command` · `cache`, `upstream` · `coherence` · `session` ·
 //! `server`. See `docs/ARCHITECTURE.md`.
 
 pub mod cache;
@@ -15,4 +15,5 @@ pub mod mutation;
 pub mod resp;
 pub mod server;
 pub mod session;
+mod sync;
 pub mod upstream;

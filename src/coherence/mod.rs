@@ -8,18 +8,12 @@
 mod certify;
 pub mod link;
 mod state;
+#[cfg(test)]
+mod tests;
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 use tracing::{info, warn};
@@ -36,6 +30,10 @@ use crate::{
     metrics::Counters,
     mutation::Mutation,
     resp::Raw,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    },
     upstream::{control::Report, lane::STALLED_AFTER},
 };
 
