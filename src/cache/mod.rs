@@ -224,10 +224,13 @@ impl<W> Cache<W> {
         let mut shard = self.write(hash);
         let judge = |record: &mut Record<W>, ledger: &mut Ledger<'_>| {
             let has_landed = match record {
-                _ if Mutation::NoTokenCheck.is_on() => true,
                 Record::Single(_) => false,
                 Record::Slot(slot) => slot.land(&token, ledger) && token.generation() == at.generation,
             };
+            let has_landed = has_landed
+                || (Mutation::NoTokenCheck.is_on()
+                    && token.generation() == at.generation
+                    && record.as_slot(ledger).admits(&token, at, ledger));
             let (outcome, seen_moved) = match drafted {
                 Ok(held) if has_landed => {
                     let slot = record.as_slot(ledger);

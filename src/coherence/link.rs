@@ -21,7 +21,6 @@ use super::{
 use crate::{
     clock,
     ids::Database,
-    mutation::Mutation,
     resp::{FrameKind, Protocol, ReplyScanner, encode_request, reply},
     upstream::{
         backoff::backoff,
@@ -302,8 +301,7 @@ impl<W> Link<'_, W> {
                     self.next_echo = self.paused_until;
                     self.bear(raw)?;
                 }
-                if let Some(moment) = self.heartbeat.answered(answer) {
-                    let moment = if Mutation::LeaseFromAnswer.is_on() { clock::now() } else { moment };
+                if let Some(moment) = self.heartbeat.answered(answer, clock::now()) {
                     self.coherence.link_certified(moment);
                 } else if answer == Answer::Echo {
                     // Half a proof: the other half is asked for at once.

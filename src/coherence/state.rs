@@ -81,8 +81,13 @@ impl Heartbeat {
         self.outstanding = Some(now);
     }
 
-    /// Its answer came. Returns the time that is now certified, if any.
-    pub fn answered(&mut self, answer: Answer) -> Option<Nanos> {
+    /// Its answer came, at `now`. Returns the time that is now certified, if any.
+    pub fn answered(&mut self, answer: Answer, now: Nanos) -> Option<Nanos> {
+        let certified = self.pair(answer);
+        if Mutation::LeaseFromAnswer.is_on() { certified.map(|_| now) } else { certified }
+    }
+
+    fn pair(&mut self, answer: Answer) -> Option<Nanos> {
         let sent = self.outstanding.take()?;
         match answer {
             Answer::Echo | Answer::Error if Mutation::OneAnswer.is_on() => Some(sent),
@@ -104,28 +109,28 @@ mod tests {
     fn the_second_answer_certifies_the_first_question() {
         let mut heartbeat = Heartbeat::default();
         heartbeat.sent(Nanos(10));
-        assert_eq!(heartbeat.answered(Answer::Echo), None, "one answer proves nothing");
+        assert_eq!(heartbeat.answered(Answer::Echo, Nanos(99)), None, "one answer proves nothing");
         heartbeat.sent(Nanos(20));
-        assert_eq!(heartbeat.answered(Answer::Echo), Some(Nanos(10)));
+        assert_eq!(heartbeat.answered(Answer::Echo, Nanos(99)), Some(Nanos(10)));
         heartbeat.sent(Nanos(30));
-        assert_eq!(heartbeat.answered(Answer::Echo), Some(Nanos(20)));
+        assert_eq!(heartbeat.answered(Answer::Echo, Nanos(99)), Some(Nanos(20)));
     }
 
     #[test]
     fn an_error_certifies_nothing_and_breaks_the_pair() {
         let mut heartbeat = Heartbeat::default();
         heartbeat.sent(Nanos(10));
-        heartbeat.answered(Answer::Echo);
+        heartbeat.answered(Answer::Echo, Nanos(99));
         heartbeat.sent(Nanos(20));
-        assert_eq!(heartbeat.answered(Answer::Error), None, "-BUSY");
+        assert_eq!(heartbeat.answered(Answer::Error, Nanos(99)), None, "-BUSY");
         heartbeat.sent(Nanos(30));
-        assert_eq!(heartbeat.answered(Answer::Echo), None, "the pair begins anew");
+        assert_eq!(heartbeat.answered(Answer::Echo, Nanos(99)), None, "the pair begins anew");
         heartbeat.sent(Nanos(40));
-        assert_eq!(heartbeat.answered(Answer::Echo), Some(Nanos(30)));
+        assert_eq!(heartbeat.answered(Answer::Echo, Nanos(99)), Some(Nanos(30)));
     }
 
     #[test]
     fn an_answer_without_a_question_is_ignored() {
-        assert_eq!(Heartbeat::default().answered(Answer::Echo), None);
+        assert_eq!(Heartbeat::default().answered(Answer::Echo, Nanos(99)), None);
     }
 }
