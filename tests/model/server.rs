@@ -48,13 +48,13 @@ pub(crate) enum Frame {
     InvalidateAll,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stored {
     value: Value,
     expires_at: Option<u64>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Socket {
     /// What has arrived and is not executed yet.
     requests: VecDeque<Command>,
@@ -64,7 +64,7 @@ struct Socket {
 }
 
 /// A script that is running, and who comes after it in its cycle.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Running {
     socket: SocketId,
     writes: Vec<(Key, Value)>,
@@ -83,7 +83,7 @@ pub(crate) struct Change {
 }
 
 /// One server process.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Server {
     /// What commands have changed, in their order. An expiry is no command.
     pub(crate) journal: Vec<Change>,
