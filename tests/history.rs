@@ -3,7 +3,8 @@
 //!
 //! Where all writes go through the proxy, each key must have been an atomic register (`checker.rs`). Where some go
 //! past it, what is seen of a key must go forward, not lag behind by more than `max_staleness`, and end with its
-//! time to live (`versions.rs`). Each run puts another trouble between proxy and Redis, and must have been answered
+//! time to live (`versions.rs`). No update is lost, and no news outruns its key (`contests.rs`). Each run puts another
+//! trouble between proxy and Redis, and must have been answered
 //! from memory in good part.
 //!
 //! Ten seconds by default, in all. `NEARHIT_HISTORY_SECONDS=600` makes it long, `NEARHIT_HISTORY_SEED=n` draws the
@@ -20,6 +21,8 @@ mod caller;
 mod checker;
 #[path = "history/checker_tests.rs"]
 mod checker_tests;
+#[path = "history/contests.rs"]
+mod contests;
 #[path = "history/generator.rs"]
 mod generator;
 #[path = "history/recorder.rs"]
@@ -69,4 +72,14 @@ fn nothing_goes_back_while_replies_overtake_each_other() {
 #[test]
 fn nothing_goes_back_while_the_link_fails() {
     run(Law::Versions, Trouble::LinkFails);
+}
+
+#[test]
+fn no_update_is_lost_while_invalidations_come_late() {
+    run(Law::Counters, Trouble::SlowLink);
+}
+
+#[test]
+fn no_news_outruns_its_key_while_invalidations_come_late() {
+    run(Law::News, Trouble::SlowLink);
 }

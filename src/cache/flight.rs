@@ -7,12 +7,11 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::entry::{Protocols, VariantKey};
 use crate::{
     clock::Nanos,
     ids::{Database, Generation, IdentityId},
+    sync::Mutex,
 };
 
 /// A read that is on its way, for one variant.

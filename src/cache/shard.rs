@@ -4,21 +4,21 @@
 //! table if it says so, and strikes the entries that left from the list of candidates. They are freed when
 //! the locks have been released, since freeing four thousand blocks takes longer than everything else here.
 
-use std::{
-    hash::{BuildHasher, Hash, Hasher},
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
-};
+use std::hash::{BuildHasher, Hash, Hasher};
 
-use dashmap::{RwLockWriteGuard, SharedValue};
+use dashmap::SharedValue;
 use foldhash::fast::RandomState;
 use hashbrown::raw::RawTable;
-use parking_lot::MutexGuard;
 
 use super::{
     Moment,
     entry::UNPLACED,
     eviction::{Candidates, Handle},
     record::{Doomed, Fate, Ledger, Record, Size},
+};
+use crate::sync::{
+    MutexGuard, RwLockWriteGuard,
+    atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
 /// What is behind a shard's lock.
@@ -251,6 +251,7 @@ impl<'a, W> Locked<'a, W> {
             let handle = self.candidates.handle(index);
             let found = self.table.get(handle.hash(), |(record, _)| holds(record, handle, index));
             let (record, _) = found.expect("a handle leads to its record");
+            record.check_invariants();
             assert_eq!(hash_of(self.hasher, record.key()), handle.hash());
             let entry = record.entry_at(handle.position()).expect("a handle leads to its entry");
             assert_eq!(entry.index, index);

@@ -77,7 +77,7 @@ use super::{
     record::{Fate, Ledger, Size, View},
     variants::{OfVariant, Variants},
 };
-use crate::{clock::Nanos, ids::Generation};
+use crate::{clock::Nanos, ids::Generation, mutation::Mutation};
 
 pub(super) struct Slot<W> {
     key: Box<[u8]>,
@@ -191,6 +191,11 @@ impl<W> Slot<W> {
             self.flights.swap_remove(position);
         }
         is_this
+    }
+
+    /// What [`Mutation::NoTokenCheck`] asks in the place of [`land`](Self::land): whether a read could begin now.
+    pub(super) fn admits(&mut self, token: &Token<W>, at: &Moment, ledger: &mut Ledger<'_>) -> bool {
+        matches!(self.entrance(&token.variant(), at, ledger), Entrance::Begin | Entrance::Join(_))
     }
 
     /// Takes a flight out whose reply is not to be stored.
@@ -345,6 +350,9 @@ impl<W> Slot<W> {
 
     /// A reply has arrived: see the module's text. Says whether a certification is needed.
     fn hear(&mut self, is_equal: bool, arrived: Nanos, certified: Nanos) -> bool {
+        if Mutation::SeenNotMoved.is_on() {
+            return false;
+        }
         self.heard_at = self.heard_at.max(arrived);
         if is_equal || arrived <= self.seen_at {
             return false;

@@ -6,18 +6,16 @@
 //! A worker says that it waits and then looks at the time; the link moves the time and then looks who waits. Each
 //! writes one word and reads another, so these are sequentially consistent: else both could miss each other.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::Notify;
 
 use super::state::Phase;
-use crate::clock::Nanos;
+use crate::{
+    clock::Nanos,
+    mutation::Mutation,
+    sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
+};
 
 /// The certified time, and who is waiting for it.
 #[derive(Debug)]
@@ -76,6 +74,9 @@ impl Certifier {
     /// Whether what happened up to `moment` can no longer be contradicted by the cache: it is certified, or there is
     /// no cache that could contradict it (its generation moved when the link was lost).
     pub fn is_past(&self, moment: Nanos) -> bool {
+        if Mutation::FenceReleasedEarly.is_on() {
+            return true;
+        }
         self.phase() != Phase::Live || self.certified() >= moment
     }
 

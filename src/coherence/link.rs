@@ -309,7 +309,7 @@ impl<W> Link<'_, W> {
                     self.next_echo = self.paused_until;
                     self.bear(raw)?;
                 }
-                if let Some(moment) = self.heartbeat.answered(answer) {
+                if let Some(moment) = self.heartbeat.answered(answer, clock::now()) {
                     self.coherence.link_certified(moment);
                 } else if answer == Answer::Echo {
                     // Half a proof: the other half is asked for at once.

@@ -8,18 +8,12 @@
 mod certify;
 pub mod link;
 mod state;
+#[cfg(test)]
+mod tests;
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 use tracing::{info, warn};
@@ -34,7 +28,12 @@ use crate::{
     clock::{self, Nanos},
     ids::{Generation, ServerId},
     metrics::Counters,
+    mutation::Mutation,
     resp::Raw,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    },
     upstream::{control::Report, lane::STALLED_AFTER},
 };
 
@@ -227,7 +226,7 @@ impl<W> Coherence<W> {
         found: impl FnOnce(Hit<'_>) -> R,
         waiter: impl FnOnce() -> W,
     ) -> Read<R, W> {
-        if !batch.leased || !read.server.is_same(self.server()) || !self.is_tracked(read.key) {
+        if !batch.leased || !self.is_at_link(read.server) || !self.is_tracked(read.key) {
             return Read::Bypass(Bypass::NotLive);
         }
         self.cache.join_or_fetch(read.key, read.variant, &self.at(batch), found, waiter)
@@ -246,7 +245,7 @@ impl<W> Coherence<W> {
 
     /// Invariant 2 without joining: leave to fill for a read that has to be sent in any case.
     pub fn fetch(&self, read: &Missed<'_>, batch: &Batch) -> Option<Token<W>> {
-        if !batch.leased || !read.server.is_same(self.server()) || !self.is_tracked(read.key) {
+        if !batch.leased || !self.is_at_link(read.server) || !self.is_tracked(read.key) {
             return None;
         }
         self.cache.fetch_only(read.key, read.variant, &self.at(batch))
@@ -277,6 +276,9 @@ impl<W> Coherence<W> {
             // The key was gone when PTTL ran; anything else belongs to a life that PTTL knew nothing of.
             ..-1 if response.is_missing => Nanos::FOREVER,
             ..1 => return None,
+            ms if Mutation::PttlFromReceipt.is_on() => {
+                response.arrived + Duration::from_millis(ms.unsigned_abs())
+            }
             ms => sent_at + Duration::from_millis(ms.unsigned_abs()),
         };
         let short = response.is_hash && self.hashes_live_short.load(Ordering::Relaxed);
@@ -313,6 +315,11 @@ impl<W> Coherence<W> {
         self.certifier.is_leased(now) && self.cache.still_valid(key, variant, stamp, &self.moment(now))
     }
 
+    /// Invariant 8: whether a lane that ends at `server` reads what the link hears of.
+    fn is_at_link(&self, server: ServerId) -> bool {
+        server.is_same(self.server()) || Mutation::ForeignLane.is_on()
+    }
+
     fn is_tracked(&self, key: &[u8]) -> bool {
         let prefixes = &self.settings.prefixes;
         prefixes.is_empty() || prefixes.iter().any(|prefix| key.starts_with(prefix))
@@ -337,7 +344,8 @@ impl<W> Coherence<W> {
                 guard.kind = WriteKind::Declared;
             }
         } else {
-            for key in keys {
+            let is_blind = Mutation::AcknowledgeBeforeDrop.is_on() && kind == WriteKind::Declared;
+            for key in keys.filter(|_| !is_blind) {
                 self.cache.begin_write(key);
                 guard.keys.push(key.into());
             }
@@ -375,7 +383,9 @@ impl<W> Coherence<W> {
 
     /// The server has begun to track on a new link. Lanes on other processes are of no use any more.
     pub(crate) fn link_synced(&self, server: ServerId) {
-        self.move_generation("the link was established");
+        if !Mutation::GenerationKept.is_on() {
+            self.move_generation("the link was established");
+        }
         self.server.store(server.0, Ordering::Release);
         self.certifier.set_phase(Phase::Sync);
         self.link_counters.link_connects.add(1);
@@ -397,7 +407,9 @@ impl<W> Coherence<W> {
             warn!(reason, "the link is down: answering from the upstream alone");
             self.link_counters.link_losses.add(1);
         }
-        self.move_generation("the link was lost");
+        if !Mutation::GenerationKept.is_on() {
+            self.move_generation("the link was lost");
+        }
         self.server.store(ServerId::UNKNOWN.0, Ordering::Release);
         self.certifier.set_phase(Phase::Down);
     }
@@ -425,7 +437,9 @@ impl<W> Coherence<W> {
     /// A push named no key: everything may have changed.
     pub(crate) fn link_invalidated_all(&self) {
         self.link_counters.invalidations_all.add(1);
-        self.move_generation("the server flushed");
+        if !Mutation::NullIgnored.is_on() {
+            self.move_generation("the server flushed");
+        }
     }
 
     /// Waits until the health check has found the link to be on the wrong process. Cancel safe.

@@ -3,7 +3,7 @@
 //! [`Phase`] is what the rest of nearhit may conclude from the link; [`Heartbeat`] turns ECHO answers into
 //! certified times.
 
-use crate::clock::Nanos;
+use crate::{clock::Nanos, mutation::Mutation};
 
 /// What the link allows. A lapsed lease (SUSPECT) is not a phase of its own: it is `Live` with an old certified
 /// time, and every reader compares that time for itself.
@@ -76,10 +76,17 @@ impl Heartbeat {
         self.outstanding = Some(now);
     }
 
-    /// Its answer came. Returns the time that is now certified, if any.
-    pub fn answered(&mut self, answer: Answer) -> Option<Nanos> {
+    /// Its answer came, at `now`. Returns the time that is now certified, if any.
+    pub fn answered(&mut self, answer: Answer, now: Nanos) -> Option<Nanos> {
+        let certified = self.pair(answer);
+        if Mutation::LeaseFromAnswer.is_on() { certified.map(|_| now) } else { certified }
+    }
+
+    fn pair(&mut self, answer: Answer) -> Option<Nanos> {
         let sent = self.outstanding.take()?;
         match answer {
+            Answer::Echo | Answer::Error if Mutation::OneAnswer.is_on() => Some(sent),
+            Answer::Error if Mutation::BusyCertifies.is_on() => self.previous.replace(sent),
             Answer::Echo => self.previous.replace(sent),
             Answer::Error => {
                 self.previous = None;
@@ -97,28 +104,28 @@ mod tests {
     fn the_second_answer_certifies_the_first_question() {
         let mut heartbeat = Heartbeat::default();
         heartbeat.sent(Nanos(10));
-        assert_eq!(heartbeat.answered(Answer::Echo), None, "one answer proves nothing");
+        assert_eq!(heartbeat.answered(Answer::Echo, Nanos(99)), None, "one answer proves nothing");
         heartbeat.sent(Nanos(20));
-        assert_eq!(heartbeat.answered(Answer::Echo), Some(Nanos(10)));
+        assert_eq!(heartbeat.answered(Answer::Echo, Nanos(99)), Some(Nanos(10)));
         heartbeat.sent(Nanos(30));
-        assert_eq!(heartbeat.answered(Answer::Echo), Some(Nanos(20)));
+        assert_eq!(heartbeat.answered(Answer::Echo, Nanos(99)), Some(Nanos(20)));
     }
 
     #[test]
     fn an_error_certifies_nothing_and_breaks_the_pair() {
         let mut heartbeat = Heartbeat::default();
         heartbeat.sent(Nanos(10));
-        heartbeat.answered(Answer::Echo);
+        heartbeat.answered(Answer::Echo, Nanos(99));
         heartbeat.sent(Nanos(20));
-        assert_eq!(heartbeat.answered(Answer::Error), None, "-BUSY");
+        assert_eq!(heartbeat.answered(Answer::Error, Nanos(99)), None, "-BUSY");
         heartbeat.sent(Nanos(30));
-        assert_eq!(heartbeat.answered(Answer::Echo), None, "the pair begins anew");
+        assert_eq!(heartbeat.answered(Answer::Echo, Nanos(99)), None, "the pair begins anew");
         heartbeat.sent(Nanos(40));
-        assert_eq!(heartbeat.answered(Answer::Echo), Some(Nanos(30)));
+        assert_eq!(heartbeat.answered(Answer::Echo, Nanos(99)), Some(Nanos(30)));
     }
 
     #[test]
     fn an_answer_without_a_question_is_ignored() {
-        assert_eq!(Heartbeat::default().answered(Answer::Echo), None);
+        assert_eq!(Heartbeat::default().answered(Answer::Echo, Nanos(99)), None);
     }
 }

@@ -28,6 +28,7 @@ use crate::{
     coherence::Batch,
     command::{Class, Command, Local},
     ids::{ClientId, Database},
+    mutation::Mutation,
     resp::{Args, FrameKind, Protocol, Raw, Value},
     upstream::{
         connection::DialError,
@@ -343,6 +344,12 @@ impl Session {
         args: Args<'_>,
         request: Raw<'_>,
     ) -> Next {
+        if let (true, Class::Cached(sameness)) = (inner.watch.is_set() && inner.transaction.is_none(), class)
+            && Mutation::HitsDuringWatch.is_on()
+            && self.hit_in_spite_of_watch(inner, command, sameness.same(&args), batch, args)
+        {
+            return Next::Done;
+        }
         let may_stay = command.blocks(&args) || matches!(class, Class::Subscribe(_) | Class::Monitor);
         let fits = class.needs_exclusive() || may_stay;
         if inner.may_release() && !fits {

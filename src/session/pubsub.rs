@@ -77,11 +77,7 @@ impl Session {
         // Invariant 11: news does not outrun its key. A line of MONITOR is none: it would make the link ask, and be told
         // of that by the next line, for ever.
         let is_news = kind == FrameKind::Push || !inner.is_monitoring;
-        let fence = if is_news && self.worker.shared.config.coherence.order_messages {
-            self.worker.fence(arrived)
-        } else {
-            None
-        };
+        let fence = if is_news { self.worker.news_fence(arrived) } else { None };
         inner.output.insert_message(raw, fence);
         drop(inner);
         self.worker.mark_dirty(self);

@@ -34,13 +34,7 @@ impl Session {
         request: Raw<'_>,
     ) -> Next {
         let key = &args[1];
-        let variant = VariantKey {
-            identity: inner.profile.identity.id,
-            database: inner.profile.database,
-            protocols: protocols(inner.profile.protocol, same),
-            command: command.id.0,
-            tail: args.tail_from(2),
-        };
+        let variant = variant(inner, command, same, args);
         if inner.must_wait(std::iter::once_with(|| self.worker.hash(key))) {
             return Next::Hold;
         }
@@ -101,6 +95,19 @@ impl Session {
             encode_pttl(header, out);
             out.push(request.clone());
         })
+    }
+
+    /// What [`Mutation::HitsDuringWatch`] does.
+    pub(super) fn hit_in_spite_of_watch(
+        &self,
+        inner: &mut Inner,
+        command: &Command,
+        same: bool,
+        batch: &Batch,
+        args: Args<'_>,
+    ) -> bool {
+        let variant = variant(inner, command, same, args);
+        inner.is_drained() && self.hit(inner, &args[1], &variant, batch)
     }
 
     /// The client waits for another one's read of the same thing.
@@ -206,6 +213,17 @@ impl Session {
         });
         let undeclared = class == Class::ReadUndeclared;
         (PlainRead { request: request.into(), keys, variant, undeclared, again: false }, hashes)
+    }
+}
+
+/// What a read on the allowlist asks of its key.
+fn variant<'a>(inner: &Inner, command: &Command, same: bool, args: Args<'a>) -> VariantKey<'a> {
+    VariantKey {
+        identity: inner.profile.identity.id,
+        database: inner.profile.database,
+        protocols: protocols(inner.profile.protocol, same),
+        command: command.id.0,
+        tail: args.tail_from(2),
     }
 }
 

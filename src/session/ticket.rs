@@ -225,12 +225,6 @@ impl Ticket {
             self.session.worker.shared.coherence.observe_read(key, variant, raw, asked.sent_at, arrived);
         }
     }
-
-    /// The fence of a reply that is news: nothing it tells of may be contradicted by the cache.
-    fn news(&self, arrived: Nanos) -> Option<Nanos> {
-        let worker = &self.session.worker;
-        worker.shared.config.coherence.order_messages.then(|| worker.fence(arrived)).flatten()
-    }
 }
 
 /// PTTL's answer as it counts for a fill.
@@ -329,7 +323,8 @@ impl Completion for Ticket {
                     self.session.worker.shared.coherence.invalidate(key);
                 }
                 self.observe(&reads, arrived);
-                let fence = self.news(arrived);
+                // Invariant 11: news does not outrun its key.
+                let fence = self.session.worker.news_fence(arrived);
                 self.answer(raw, fence);
             }
             Work::Subscribe { kind, named, left, mute, mut gathered } => {

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     coherence::{Batch, WriteKind},
     command::{Class, Command, Local},
+    mutation::Mutation,
     resp::{Args, Protocol, Raw, Value, encode_request},
 };
 
@@ -120,7 +121,8 @@ impl Session {
         if let (true, Some(exclusive)) = (transaction.subscribes, inner.exclusive.as_mut()) {
             exclusive.purpose = Purpose::Waiting;
         }
-        let writes = transaction.writes.iter().map(|key| &**key);
+        let missed = usize::from(Mutation::ExecMissesKey.is_on());
+        let writes = transaction.writes.iter().skip(missed).map(|key| &**key);
         let guard = self.worker.shared.coherence.begin_write(transaction.kind, writes);
         self.worker.counters.writes.add(1);
         inner.subscribing += usize::from(transaction.subscribes);

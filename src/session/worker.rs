@@ -32,6 +32,7 @@ use crate::{
     config::Config,
     ids::{ClientId, Database, ServerId, WorkerId},
     metrics::{Counters, Metrics},
+    mutation::Mutation,
     resp::{Limits, Raw},
     upstream::{
         connection::Dialer,
@@ -232,6 +233,12 @@ impl Worker {
         Some(arrived)
     }
 
+    /// The same for news (invariant 11): a message, or a reply that somebody else's write has brought about.
+    pub(super) fn news_fence(&self, arrived: Nanos) -> Option<Nanos> {
+        let is_ordered = self.shared.config.coherence.order_messages && !Mutation::MessageBeforePush.is_on();
+        is_ordered.then(|| self.fence(arrived)).flatten()
+    }
+
     /// Has the session's output looked at when the batch ends.
     pub(super) fn mark_dirty(&self, session: &Rc<Session>) {
         if !session.dirty.replace(true) {
@@ -337,7 +344,10 @@ impl Worker {
     /// The certified time, the phase or the server has moved: parked replies may go, stray lanes must.
     fn certified(&self) {
         let server = self.shared.coherence.server();
-        if server != self.server.replace(server) && server != ServerId::UNKNOWN {
+        if server != self.server.replace(server)
+            && server != ServerId::UNKNOWN
+            && !Mutation::ForeignLane.is_on()
+        {
             self.lanes.retire_others(server);
         }
         for session in self.parked.take() {

@@ -7,6 +7,7 @@ use crate::{
     coherence::{Batch, WriteKind},
     command::{Access, Class, Command},
     config::Scripts,
+    mutation::Mutation,
     resp::{Args, Raw},
 };
 
@@ -41,6 +42,7 @@ impl Session {
     /// What a class of command does to the cache.
     pub(super) fn write_kind(&self, class: Class) -> WriteKind {
         match class {
+            Class::Script | Class::Unknown if Mutation::UnknownWritersIgnored.is_on() => WriteKind::Declared,
             Class::Flush => WriteKind::Flush,
             Class::Script if self.worker.shared.config.coherence.scripts == Scripts::Declared => {
                 WriteKind::Declared

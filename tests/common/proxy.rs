@@ -26,11 +26,12 @@ const LOG_LINES_MAX: usize = 200;
 /// A proxy that is about to be started; every key of the configuration can be set.
 pub(crate) struct ProxyBuilder {
     settings: Vec<(String, String)>,
+    mutation: Option<String>,
 }
 
 /// Begins `proxy().upstream(&redis).set("cache.max_staleness", "500ms").start()`.
 pub(crate) fn proxy() -> ProxyBuilder {
-    let builder = ProxyBuilder { settings: Vec::new() };
+    let builder = ProxyBuilder { settings: Vec::new(), mutation: None };
     // The admin port is a fixed one by default, and tests run side by side.
     builder.set("server.listen", r#"["127.0.0.1:0"]"#).set("admin.listen", "").set("log.format", "json")
 }
@@ -50,6 +51,12 @@ impl ProxyBuilder {
         self
     }
 
+    /// Breaks one of its guards (`src/mutation.rs`): only for a binary that was built with the feature `mutations`.
+    pub(crate) fn broken(mut self, mutation: &str) -> Self {
+        self.mutation = Some(mutation.to_owned());
+        self
+    }
+
     /// Starts it and waits until its listener is bound.
     #[track_caller]
     pub(crate) fn start(self) -> Proxy {
@@ -59,6 +66,9 @@ impl ProxyBuilder {
         }
         for (key, value) in &self.settings {
             command.env(format!("NEARHIT_{}", key.to_uppercase().replace('.', "__")), value);
+        }
+        if let Some(mutation) = &self.mutation {
+            command.env("MUTATION", mutation);
         }
         // Away from the repository, whose proxy.toml would otherwise be picked up.
         command.current_dir(env::temp_dir());

@@ -17,11 +17,11 @@ use super::actors::{self, Stage};
 use super::caller::Shared;
 use super::generator::Load;
 use super::recorder::History;
-use super::{checker, versions};
-use crate::common::{Client, Proxy, Redis, Relay, proxy};
+use super::{checker, contests, versions};
+use crate::common::{Client, Proxy, ProxyBuilder, Redis, Relay, proxy};
 
 /// How many runs share the time that `NEARHIT_HISTORY_SECONDS` gives.
-pub(crate) const RUNS: u32 = 8;
+pub(crate) const RUNS: u32 = 10;
 const SECONDS_DEFAULT: f64 = 10.0;
 /// The share of the attacked keys' reads that must have been hits.
 const HIT_SHARE_MIN: f64 = 0.30;
@@ -43,6 +43,10 @@ pub(crate) enum Law {
     Register,
     /// Some go past it: what is seen of a key goes forward, and is not too old.
     Versions,
+    /// No update is lost by who watches the key.
+    Counters,
+    /// Who is told to look finds what he was told of.
+    News,
 }
 
 /// What is done to the connections between proxy and Redis.
@@ -62,26 +66,46 @@ pub(crate) enum Trouble {
 /// Runs it for its share of the time, prints what was done, and panics if that cannot be explained.
 #[track_caller]
 pub(crate) fn run(law: Law, trouble: Trouble) {
-    let _turn = turn();
     let seconds =
         env::var("NEARHIT_HISTORY_SECONDS").map_or(SECONDS_DEFAULT, |text| text.parse().expect("seconds"));
     let seed = env::var("NEARHIT_HISTORY_SEED")
         .map_or_else(|_| fastrand::u64(..), |text| text.parse().expect("a seed"));
     let lasts = Duration::from_secs_f64(seconds / f64::from(RUNS));
 
-    let redis = Redis::start();
-    let relay = Relay::to(redis.addr());
-    let proxy = start(law, trouble, &redis, &relay);
-    let began = Instant::now();
-    let outcome = attack(&proxy, &redis, &relay, law, trouble, seed, lasts);
     let name = format!("{law:?} with {trouble:?}");
-    let share = HitShare::of(&proxy);
-    println!("{name}: seed {seed}, {outcome}, {share} in {:.1} s", began.elapsed().as_secs_f64());
+    let (outcome, share) = launch(law, trouble, seed, lasts, None);
+    println!("{name}: seed {seed}, {outcome}, {share}");
     let again = format!("NEARHIT_HISTORY_SEED={seed} NEARHIT_HISTORY_SECONDS={seconds} runs the like again");
     if let Some(fault) = outcome.fault {
-        panic!("{name}, after {:.2} s: {fault}\n{again}", began.elapsed().as_secs_f64());
+        panic!("{name}: {fault}\n{again}");
     }
     assert!(share.ratio() >= HIT_SHARE_MIN, "{name}: {share}: the cache was hardly used\n{again}");
+}
+
+/// Runs it once, against a proxy in which this guard is broken, if one is named.
+pub(crate) fn launch(
+    law: Law,
+    trouble: Trouble,
+    seed: u64,
+    lasts: Duration,
+    mutation: Option<&str>,
+) -> (Outcome, HitShare) {
+    let _turn = turn();
+    let redis = Redis::start();
+    let relay = Relay::to(redis.addr());
+    let proxy = start(law, trouble, &redis, &relay, mutation);
+    let mut random = Rng::with_seed(seed);
+    let outcome = match law {
+        Law::Register | Law::Versions => attack(&proxy, &redis, &relay, law, trouble, &mut random, lasts),
+        Law::Counters | Law::News => {
+            if trouble == Trouble::SlowLink {
+                relay.link().delay(0, LINK_DELAY_MS);
+            }
+            let contest = if law == Law::News { contests::news } else { contests::counters };
+            contest(&proxy, &redis, lasts, &mut random)
+        }
+    };
+    (outcome, HitShare::of(&proxy))
 }
 
 /// Runs take turns, whether they are threads of one process or processes of their own: each needs the machine.
@@ -103,10 +127,11 @@ fn load(trouble: Trouble) -> Load {
     }
 }
 
-fn start(law: Law, trouble: Trouble, redis: &Redis, relay: &Relay) -> Proxy {
+fn start(law: Law, trouble: Trouble, redis: &Redis, relay: &Relay, mutation: Option<&str>) -> Proxy {
     let builder = proxy().set("server.workers", "2").set("upstream.backoff_min", "10ms");
+    let builder = mutation.into_iter().fold(builder, ProxyBuilder::broken);
     let builder = match law {
-        Law::Register => builder,
+        Law::Register | Law::Counters | Law::News => builder,
         Law::Versions => builder.set("cache.max_staleness", &format!("{}ms", MAX_STALENESS.as_millis())),
     };
     let proxy = match trouble {
@@ -118,13 +143,15 @@ fn start(law: Law, trouble: Trouble, redis: &Redis, relay: &Relay) -> Proxy {
     proxy
 }
 
-struct Outcome {
-    reads: u64,
-    writes: u64,
-    unknown: u64,
-    errors: u64,
-    lives: u64,
-    fault: Option<String>,
+/// What was done, and what was wrong with it.
+#[derive(Default)]
+pub(crate) struct Outcome {
+    pub(crate) reads: u64,
+    pub(crate) writes: u64,
+    pub(crate) unknown: u64,
+    pub(crate) errors: u64,
+    pub(crate) lives: u64,
+    pub(crate) fault: Option<String>,
 }
 
 impl std::fmt::Display for Outcome {
@@ -144,7 +171,7 @@ fn attack(
     relay: &Relay,
     law: Law,
     trouble: Trouble,
-    seed: u64,
+    random: &mut Rng,
     lasts: Duration,
 ) -> Outcome {
     let is_over = Arc::new(AtomicBool::new(false));
@@ -156,8 +183,7 @@ fn attack(
     let may_fail = matches!(trouble, Trouble::LanesDie);
     let shared = Arc::new(Shared::new(may_fail));
     let stage = Stage::new(proxy, redis, Arc::clone(&shared), Arc::clone(&is_over), judge, load(trouble));
-    let mut random = Rng::with_seed(seed);
-    open(&stage, law, &mut random);
+    open(&stage, law, random);
     thread::scope(|scope| {
         let stage = &stage;
         for act in cast(stage, relay, law, trouble) {
@@ -204,7 +230,7 @@ fn cast<'a>(stage: &'a Stage<'a>, relay: &'a Relay, law: Law, trouble: Trouble) 
                 acts.push(Box::new(move |random| actors::write(stage, random, share)));
                 acts.push(Box::new(|random| actors::alternate(stage, random)));
             }
-            Law::Versions => acts.push(Box::new(move |random| actors::publish(stage, random, share))),
+            _ => acts.push(Box::new(move |random| actors::publish(stage, random, share))),
         }
     }
     acts.push(Box::new(move |random| make_trouble(stage, relay, trouble, random)));
@@ -226,7 +252,7 @@ fn open(stage: &Stage<'_>, law: Law, random: &mut Rng) {
     let mut outside = stage.redis.client();
     match law {
         Law::Register => (0..KEYS).for_each(|place| stage.renew(place, random, &mut outside)),
-        Law::Versions => (0..KEYS).step_by(2).for_each(|place| stage.renew_pair(place, random)),
+        _ => (0..KEYS).step_by(2).for_each(|place| stage.renew_pair(place, random)),
     }
 }
 
@@ -240,7 +266,7 @@ fn judge_all(law: Law, histories: &Receiver<History>, is_over: &AtomicBool) -> (
         }
         let verdict = match law {
             Law::Register => checker::check(&history),
-            Law::Versions => versions::check(&history, MAX_STALENESS),
+            _ => versions::check(&history, MAX_STALENESS),
         };
         if let Err(violation) = verdict {
             is_over.store(true, Relaxed);
@@ -310,7 +336,7 @@ fn sleep_ms(random: &mut Rng, range: std::ops::Range<u64>) {
 }
 
 /// The proxy's own counters: nothing but the attacked keys is ever read.
-struct HitShare {
+pub(crate) struct HitShare {
     hits: u64,
     lookups: u64,
 }
@@ -321,7 +347,7 @@ impl HitShare {
         Self { hits, lookups: hits + misses + joins }
     }
 
-    fn ratio(&self) -> f64 {
+    pub(crate) fn ratio(&self) -> f64 {
         self.hits as f64 / self.lookups.max(1) as f64
     }
 }

@@ -6,11 +6,10 @@
 //! - any read of the key that had completed when it began, or stood before it in the same pipeline (no going back);
 //! - a write that went through the proxy and was acknowledged when it began (everyone's writes are read);
 //! - a write that went past the proxy and was acknowledged more than `max_staleness` before (bounded staleness);
-//! - an expiry that was due when it began (expiry is honoured, without any staleness);
 //!
-//! nor of a version whose write had not begun when it ended, nor of an expiry that could not have been. A read of
-//! nothing does not say which deletion or expiry it saw. The earliest that is possible is assumed, so whatever is
-//! found wrong is wrong.
+//! nor of a version whose own time to live was over when it began (expiry is honoured, without any staleness), or
+//! whose write had not begun when it ended, nor of an expiry that could not have been. A read of nothing does not say
+//! which deletion or expiry it saw. The earliest that is possible is assumed, so whatever is found wrong is wrong.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -67,7 +66,6 @@ enum Why {
     Read(Op),
     Acknowledged(Written),
     TooOld(Written),
-    Expired(Written),
 }
 
 impl Floor {
@@ -94,10 +92,6 @@ impl Key<'_> {
                 Door::Proxy => Floor { from: one.end, time, why: Why::Acknowledged(*one) },
                 Door::Outside => Floor { from: one.end + max_staleness, time, why: Why::TooOld(*one) },
             });
-            if let Some(ttl) = one.ttl {
-                let from = one.end + nanoseconds(ttl + CLOCK_SLACK);
-                floors.push(Floor { from, time: time + 1, why: Why::Expired(*one) });
-            }
         }
         floors
     }
@@ -113,6 +107,9 @@ impl Key<'_> {
             None => Err(Box::new(Violation::new("a version that nobody wrote was read", &[*op]))),
             Some(one) if op.end < one.start => {
                 Err(fault("a version was read before its write began", *op, [*one]))
+            }
+            Some(one) if one.is_over_at(op.start) => {
+                Err(fault("a value was read past its time to live", *op, [*one]))
             }
             Some(one) if 2 * value < floor.time => Err(self.too_early(op, Some(*one), floor)),
             Some(_) => Ok(2 * value),
@@ -144,13 +141,12 @@ impl Key<'_> {
             Why::Read(_) => "a read went back behind one that was over, or ahead of it",
             Why::Acknowledged(_) => "a write through the proxy was acknowledged, and not read",
             Why::TooOld(_) => "a value was read later after its replacement than max_staleness",
-            Why::Expired(_) => "a value was read past its time to live",
             Why::Beginning => "a time before the beginning was read",
         };
         let (mut ops, mut versions) = (vec![*op], Vec::from_iter(seen));
         match floor.why {
             Why::Read(before) => ops.push(before),
-            Why::Acknowledged(one) | Why::TooOld(one) | Why::Expired(one) => versions.push(one),
+            Why::Acknowledged(one) | Why::TooOld(one) => versions.push(one),
             Why::Beginning => {}
         }
         // The write that the floor is about, when that is known by a read only.
@@ -159,6 +155,13 @@ impl Key<'_> {
         versions.sort_by_key(|one| one.version);
         versions.dedup();
         Box::new(Violation::new(what, &ops).with(versions))
+    }
+}
+
+impl Written {
+    /// Whether its time to live was certainly over.
+    fn is_over_at(&self, moment: u64) -> bool {
+        self.end != UNKNOWN && self.ttl.is_some_and(|ttl| self.end + nanoseconds(ttl + CLOCK_SLACK) < moment)
     }
 }
 
