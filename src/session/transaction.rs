@@ -1,6 +1,6 @@
 //! MULTI to EXEC: what is queued by the server is added up here, so that EXEC can be one write of all its keys.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::atomic::Ordering};
 
 use super::{
     Inner, Next, Session,
@@ -130,7 +130,10 @@ impl Session {
         let mut inner = self.inner.borrow_mut();
         match inner.transaction.as_mut() {
             Some(transaction) if is_open => transaction.is_open = true,
-            _ => inner.transaction = None,
+            _ => {
+                inner.transaction = None;
+                self.info.queued.store(-1, Ordering::Relaxed);
+            }
         }
     }
 }
