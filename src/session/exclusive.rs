@@ -15,7 +15,7 @@ use std::{
 
 use super::{
     Inner, Next, Session,
-    registry::ClientInfo,
+    registry::{BlockedMark, ClientInfo},
     state::Transaction,
     ticket::{Ticket, Work},
     worker::Mail,
@@ -422,7 +422,12 @@ impl Session {
                     exclusive.purpose = Purpose::Waiting;
                 }
                 let (writes, reads) = keys(command, args);
-                self.forward(inner, batch, request, Work::Blocking { writes, reads })
+                self.forward(
+                    inner,
+                    batch,
+                    request,
+                    Work::Blocking { writes, reads, mark: BlockedMark::new(&self.info) },
+                )
             }
             Class::Cached(_) | Class::Mget | Class::Read | Class::ReadUndeclared => {
                 self.forward_read(inner, batch, args, request)

@@ -16,6 +16,7 @@ use super::{
     mget::{Mget, Parts},
     output::Seq,
     pause::PauseChange,
+    registry::BlockedMark,
     state::Transaction,
     worker::{Outcome, Waiter},
 };
@@ -69,6 +70,7 @@ pub(super) enum Work {
     Blocking {
         writes: Vec<Box<[u8]>>,
         reads: Vec<Box<[u8]>>,
+        mark: BlockedMark,
     },
     Subscribe {
         kind: SubscribeKind,
@@ -324,7 +326,8 @@ impl Completion for Ticket {
                 }
                 self.acknowledge(raw, acknowledge);
             }
-            Work::Blocking { writes, reads } => {
+            Work::Blocking { writes, reads, mark } => {
+                drop(mark);
                 for key in &writes {
                     self.session.worker.shared.coherence.invalidate(key);
                 }

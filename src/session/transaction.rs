@@ -3,7 +3,7 @@
 //! What follows MULTI waits for the answer to it: were it refused, it would be executed at once. If no connection could
 //! be had, the transaction is doomed and nothing of it is sent.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::atomic::Ordering};
 
 use super::{
     Ending, Inner, Next, Session, denial,
@@ -145,7 +145,10 @@ impl Session {
         let mut inner = self.inner.borrow_mut();
         match inner.transaction.as_mut() {
             Some(transaction) if is_open => transaction.is_open = true,
-            _ => inner.transaction = None,
+            _ => {
+                inner.transaction = None;
+                self.info.queued.store(-1, Ordering::Relaxed);
+            }
         }
     }
 
