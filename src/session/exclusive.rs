@@ -25,7 +25,7 @@ use bytes::Bytes;
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    coherence::Batch,
+    coherence::{Batch, WriteKind},
     command::{Class, Command, Local},
     ids::{ClientId, Database},
     resp::{Args, FrameKind, Protocol, Raw, Value},
@@ -343,7 +343,9 @@ impl Session {
         args: Args<'_>,
         request: Raw<'_>,
     ) -> Next {
-        let may_stay = command.blocks(&args) || matches!(class, Class::Subscribe(_) | Class::Monitor);
+        let may_stay = command.blocks(&args)
+            || command.is_unheard_of()
+            || matches!(class, Class::Subscribe(_) | Class::Monitor);
         let fits = class.needs_exclusive() || may_stay;
         if inner.may_release() && !fits {
             return Next::Await(Transition::Release);
@@ -410,6 +412,10 @@ impl Session {
                 inner.watch.clear();
                 self.forward(inner, batch, request, Work::Leave)
             }
+            Class::Exec if inner.exclusive.as_ref().is_some_and(|exclusive| exclusive.is_spent) => {
+                // MULTI may have been among what nobody has heard of.
+                self.forward_write(inner, command, Class::Unknown, batch, args, request)
+            }
             // Refused: there is no transaction, or there are too many arguments.
             Class::Unwatch | Class::Exec | Class::Discard => self.forward_plain(inner, batch, request),
             Class::Subscribe(kind) => self.subscribe(inner, kind, batch, args, request),
@@ -433,6 +439,11 @@ impl Session {
                 self.forward_read(inner, batch, args, request)
             }
             Class::Neutral | Class::Urgent => self.forward_plain(inner, batch, request),
+            _ if command.is_unheard_of() => {
+                let guard =
+                    self.worker.shared.coherence.begin_write(WriteKind::Undeclared, std::iter::empty());
+                self.forward(inner, batch, request, Work::Unheard { guard })
+            }
             Class::Write | Class::Script | Class::Flush | Class::Unknown => {
                 self.forward_write(inner, command, class, batch, args, request)
             }

@@ -430,7 +430,9 @@ impl Session {
             Class::Session(local) => self.local(inner, local, batch, args, request),
             Class::Refused => Self::refuse_class(inner, command),
             Class::Urgent => Self::ask_apart(inner, &request),
-            _ if class.needs_exclusive() || command.blocks(&args) => Self::acquire(inner, class),
+            _ if class.needs_exclusive() || command.blocks(&args) || command.is_unheard_of() => {
+                Self::acquire(inner, class)
+            }
             Class::Read | Class::ReadUndeclared => self.forward_read(inner, batch, args, request),
             _ if self.worker.shared.pause.singles_out(class, batch.now) => Self::acquire(inner, class),
             Class::Wait => self.wait(inner, batch, request),

@@ -60,6 +60,7 @@ impl Session {
         let kind = self.write_kind(class);
         let Some(transaction) = inner.transaction.as_mut() else { return Next::Hold };
         transaction.kind = transaction.kind.max(kind);
+        transaction.is_uncertain |= command.is_unheard_of();
         if class == Class::ReadUndeclared {
             transaction.kind = transaction.kind.max(WriteKind::Undeclared);
         }
