@@ -149,3 +149,28 @@ fn invalidations_are_redirected_to_a_client_that_has_not_subscribed_yet() {
         tracker.cmd(&["CLIENT", "TRACKING", "ON", "REDIRECT", "999999"]).starts_with(b"-ERR The client ID")
     );
 }
+
+#[test]
+fn client_list_tells_who_is_blocked_and_who_is_in_a_transaction() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).start();
+    let (mut asker, mut popper, mut queuer) = (proxy.client(), proxy.client(), proxy.client());
+    let [popping, queueing] = [&mut popper, &mut queuer]
+        .map(|client| client.text(&["CLIENT", "ID"]).trim_start_matches(':').to_owned());
+    let mut is_shown = |id: &str, what: &str| {
+        eventually(what, || asker.text(&["CLIENT", "LIST", "ID", id]).contains(what));
+    };
+    is_shown(&popping, " flags=N ");
+    popper.send(&["BLPOP", "list", "0"]);
+    is_shown(&popping, " flags=b ");
+    queuer.expect(b"+OK\r\n", &["MULTI"]);
+    queuer.expect(b"+QUEUED\r\n", &["RPUSH", "list", "element"]);
+    is_shown(&queueing, " flags=x ");
+    is_shown(&queueing, " multi=1 ");
+    queuer.expect(b"*1\r\n:1\r\n", &["EXEC"]);
+    popper.recv();
+    assert!(queuer.cmd(&["MULTI", "surplus"]).starts_with(b"-ERR"));
+    is_shown(&popping, " flags=N ");
+    is_shown(&queueing, " flags=N ");
+    is_shown(&queueing, " multi=-1 ");
+}

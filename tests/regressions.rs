@@ -591,3 +591,29 @@ fn the_shortest_keepalive_is_taken() {
     let proxy = proxy().upstream(&redis).set("upstream.keepalive", "1s").start();
     proxy.client().expect(b"+OK\r\n", &["SET", "key", "value"]);
 }
+
+#[test]
+fn what_a_renamed_command_does_to_a_connection_is_nobody_elses_affair() {
+    let renamed =
+        ["SELECT", "MULTI", "AUTH"].map(|name| ["--rename-command".into(), name.into(), format!("X{name}")]);
+    let renamed: Vec<&str> = renamed.iter().flatten().map(String::as_str).collect();
+    let redis = Redis::start_with(&renamed);
+    let proxy = proxy().upstream(&redis).set("upstream.lanes", "1").set("server.workers", "1").start();
+    proxy.wait_live();
+    let (mut client, mut other) = (proxy.client(), proxy.client());
+    other.expect(b"+OK\r\n", &["SET", "key", "old"]);
+    client.expect(b"+OK\r\n", &["XSELECT", "3"]);
+    client.expect(b"$-1\r\n", &["GET", "key"]);
+    other.expect(b"$3\r\nold\r\n", &["GET", "key"]);
+    client.expect(b"+OK\r\n", &["XSELECT", "0"]);
+
+    client.expect(b"+OK\r\n", &["XMULTI"]);
+    client.expect(b"+QUEUED\r\n", &["SET", "key", "new"]);
+    other.expect(b"$3\r\nold\r\n", &["GET", "key"]);
+    client.expect(b"*1\r\n+OK\r\n", &["EXEC"]);
+    other.expect(b"$3\r\nnew\r\n", &["GET", "key"]);
+    let in_use = proxy.stat("blocking_in_use");
+    assert_eq!(in_use, 1, "it keeps its connection");
+    assert!(other.cmd(&["NOBODY-KNOWS-THIS"]).starts_with(b"-ERR unknown command"));
+    eventually("what is refused keeps none", || proxy.stat("blocking_in_use") == in_use);
+}

@@ -284,6 +284,12 @@ impl Command {
         self.name.starts_with('h')
     }
 
+    /// Whether neither nearhit nor the server's answer to COMMAND knows it. It may still be one: COMMAND tells the old
+    /// names of what `rename-command` has renamed.
+    pub fn is_unheard_of(&self) -> bool {
+        self.id == table::UNKNOWN
+    }
+
     /// Whether this request may wait for another client's write, and so must not travel on a shared connection.
     pub fn blocks<A: Arguments + ?Sized>(&self, args: &A) -> bool {
         match self.blocking {

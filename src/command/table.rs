@@ -18,7 +18,7 @@ const COMMANDS_MAX: usize = 2048;
 /// Slots of the hash index, a power of two: half of them stay empty, so that a search ends at its first look mostly.
 const SLOTS: usize = 2 * COMMANDS_MAX;
 /// The row for everything unknown. No command is its subcommand, so it also stands for "no container".
-const UNKNOWN: CommandId = CommandId(0);
+pub(super) const UNKNOWN: CommandId = CommandId(0);
 
 /// Why a command that the configuration wants cached is not.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]

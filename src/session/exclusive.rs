@@ -15,7 +15,7 @@ use std::{
 
 use super::{
     Inner, Next, Session,
-    registry::ClientInfo,
+    registry::{BlockedMark, ClientInfo},
     state::Transaction,
     ticket::{Ticket, Work},
     worker::Mail,
@@ -25,7 +25,7 @@ use bytes::Bytes;
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    coherence::Batch,
+    coherence::{Batch, WriteKind},
     command::{Class, Command, Local},
     ids::{ClientId, Database},
     mutation::Mutation,
@@ -350,7 +350,9 @@ impl Session {
         {
             return Next::Done;
         }
-        let may_stay = command.blocks(&args) || matches!(class, Class::Subscribe(_) | Class::Monitor);
+        let may_stay = command.blocks(&args)
+            || command.is_unheard_of()
+            || matches!(class, Class::Subscribe(_) | Class::Monitor);
         let fits = class.needs_exclusive() || may_stay;
         if inner.may_release() && !fits {
             return Next::Await(Transition::Release);
@@ -417,6 +419,10 @@ impl Session {
                 inner.watch.clear();
                 self.forward(inner, batch, request, Work::Leave)
             }
+            Class::Exec if inner.exclusive.as_ref().is_some_and(|exclusive| exclusive.is_spent) => {
+                // MULTI may have been among what nobody has heard of.
+                self.forward_write(inner, command, Class::Unknown, batch, args, request)
+            }
             // Refused: there is no transaction, or there are too many arguments.
             Class::Unwatch | Class::Exec | Class::Discard => self.forward_plain(inner, batch, request),
             Class::Subscribe(kind) => self.subscribe(inner, kind, batch, args, request),
@@ -429,12 +435,22 @@ impl Session {
                     exclusive.purpose = Purpose::Waiting;
                 }
                 let (writes, reads) = keys(command, args);
-                self.forward(inner, batch, request, Work::Blocking { writes, reads })
+                self.forward(
+                    inner,
+                    batch,
+                    request,
+                    Work::Blocking { writes, reads, mark: BlockedMark::new(&self.info) },
+                )
             }
             Class::Cached(_) | Class::Mget | Class::Read | Class::ReadUndeclared => {
                 self.forward_read(inner, batch, args, request)
             }
             Class::Neutral | Class::Urgent => self.forward_plain(inner, batch, request),
+            _ if command.is_unheard_of() => {
+                let guard =
+                    self.worker.shared.coherence.begin_write(WriteKind::Undeclared, std::iter::empty());
+                self.forward(inner, batch, request, Work::Unheard { guard })
+            }
             Class::Write | Class::Script | Class::Flush | Class::Unknown => {
                 self.forward_write(inner, command, class, batch, args, request)
             }

@@ -416,6 +416,7 @@ impl Session {
         let command = table.lookup(&args[0], args.get(1));
         let class = command.class(&args);
         inner.mute = inner.reply_mode != ReplyMode::On;
+        let had_exclusive = inner.exclusive.is_some();
         let next = match class {
             // Within a transaction the server has to hear of it, too: see `Session::in_transaction`.
             _ if self.is_denied(command) && inner.transaction.is_none() => inner.refuse(&denial(command)),
@@ -429,7 +430,9 @@ impl Session {
             Class::Session(local) => self.local(inner, local, batch, args, request),
             Class::Refused => Self::refuse_class(inner, command),
             Class::Urgent => Self::ask_apart(inner, &request),
-            _ if class.needs_exclusive() || command.blocks(&args) => Self::acquire(inner, class),
+            _ if class.needs_exclusive() || command.blocks(&args) || command.is_unheard_of() => {
+                Self::acquire(inner, class)
+            }
             Class::Read | Class::ReadUndeclared => self.forward_read(inner, batch, args, request),
             _ if self.worker.shared.pause.singles_out(class, batch.now) => Self::acquire(inner, class),
             Class::Wait => self.wait(inner, batch, request),
@@ -440,6 +443,11 @@ impl Session {
         };
         if let Next::Done | Next::End = next {
             inner.last_command = command.id;
+            if had_exclusive {
+                let queued =
+                    inner.transaction.as_ref().map_or(-1, |transaction| transaction.queued.cast_signed());
+                self.info.queued.store(queued as i64, Ordering::Relaxed);
+            }
             self.worker.counters.commands.add(1);
             if inner.reply_mode == ReplyMode::SkipNext && inner.mute {
                 inner.reply_mode = ReplyMode::On;

@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicI64, AtomicU16, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU16, AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -60,8 +60,28 @@ pub struct ClientInfo {
     pub exclusive: AtomicI64,
     /// Set by the CLIENT KILL that names it: its worker has yet to cut it off, but to everybody else it is gone.
     doomed: AtomicBool,
+    /// Commands queued between MULTI and EXEC; -1 outside.
+    pub queued: AtomicI64,
+    /// Blocking commands in flight.
+    pub blocking: AtomicU32,
     /// What may change.
     pub details: Mutex<Details>,
+}
+
+/// Shows its client as blocked for as long as it lives, which is as long as a blocking command is in flight.
+pub(super) struct BlockedMark(Arc<ClientInfo>);
+
+impl BlockedMark {
+    pub(super) fn new(info: &Arc<ClientInfo>) -> Self {
+        info.blocking.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(info))
+    }
+}
+
+impl Drop for BlockedMark {
+    fn drop(&mut self) {
+        self.0.blocking.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// All clients.
@@ -96,6 +116,8 @@ impl Registry {
             command: AtomicU16::new(0),
             exclusive: AtomicI64::new(0),
             doomed: AtomicBool::new(false),
+            queued: AtomicI64::new(-1),
+            blocking: AtomicU32::new(0),
             details: Mutex::default(),
         });
         self.clients.insert(id, Arc::clone(&info));
@@ -145,6 +167,17 @@ impl ClientInfo {
         kind.eq_ignore_ascii_case(if is_subscriber { b"pubsub" } else { b"normal" })
     }
 
+    /// As Redis's, as far as they apply to a client of a proxy, and in its order.
+    fn flags(&self, details: &Details) -> String {
+        let flags = [
+            (details.subscriptions != [0; 3], 'P'),
+            (self.queued.load(Ordering::Relaxed) >= 0, 'x'),
+            (self.blocking.load(Ordering::Relaxed) > 0, 'b'),
+        ];
+        let set: String = flags.iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag).collect();
+        if set.is_empty() { "N".into() } else { set }
+    }
+
     /// This client's line of CLIENT LIST. What only the server's own connections have (buffers, memory) is zero, but
     /// for the request of the client that asks, which is in its buffer.
     pub fn line(&self, now: Nanos, command: &str, query_bytes: usize) -> String {
@@ -152,16 +185,17 @@ impl ClientInfo {
         let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
         let idle = now.since(Nanos(self.active.load(Ordering::Relaxed))).as_secs();
         let [channels, patterns, shards] = details.subscriptions;
+        let queued = self.queued.load(Ordering::Relaxed);
         let mut line = format!(
             "id={} addr={} laddr={} fd=0 name={} age={} idle={idle} flags={} db={} sub={channels} psub={patterns} \
-             ssub={shards} multi=-1 qbuf={query_bytes} qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 \
+             ssub={shards} multi={queued} qbuf={query_bytes} qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 \
              events=r cmd={command} user={} redir=-1 resp={}",
             self.id.0,
             self.peer,
             self.local,
             text(&details.name),
             now.since(self.since).as_secs(),
-            if details.subscriptions == [0; 3] { "N" } else { "P" },
+            self.flags(&details),
             details.database.0,
             details.user.as_ref().map_or_else(|| "default".into(), text),
             match details.protocol {

@@ -32,6 +32,8 @@ pub(super) struct Transaction {
     pub(super) subscribes: bool,
     /// What the last queued CLIENT PAUSE or UNPAUSE changes.
     pub(super) pause: Option<PauseChange>,
+    /// Whether a command is among them that nobody has heard of, and that may change the connection.
+    pub(super) is_uncertain: bool,
     /// Commands queued, as far as can be seen from here.
     pub(super) queued: usize,
     /// Whether the server has agreed to it. Until then nothing more is sent: were MULTI refused (by an ACL, for its
@@ -48,6 +50,7 @@ impl Transaction {
             selects: Vec::new(),
             subscribes: false,
             pause: None,
+            is_uncertain: false,
             queued: 0,
             is_open: false,
         }

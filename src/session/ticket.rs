@@ -16,6 +16,7 @@ use super::{
     mget::{Mget, Parts},
     output::Seq,
     pause::PauseChange,
+    registry::BlockedMark,
     state::Transaction,
     worker::{Outcome, Waiter},
 };
@@ -69,6 +70,7 @@ pub(super) enum Work {
     Blocking {
         writes: Vec<Box<[u8]>>,
         reads: Vec<Box<[u8]>>,
+        mark: BlockedMark,
     },
     Subscribe {
         kind: SubscribeKind,
@@ -96,6 +98,11 @@ pub(super) enum Work {
     Leave,
     /// What leaves its connection in a state that only its end undoes.
     Spend,
+    /// A command that neither nearhit nor the server's own list knows. If the server takes it all the same, it has been
+    /// renamed, and may be SELECT, MULTI or AUTH: its connection is nobody else's from then on.
+    Unheard {
+        guard: WriteGuard<Waiter>,
+    },
     /// HELLO or AUTH on an exclusive connection.
     Agree(Box<Agreement>),
     /// A command whose answer may name the client that invalidations are redirected to.
@@ -313,12 +320,16 @@ impl Completion for Ticket {
                     self.session.executed(&raw);
                     self.session.subscribe_ended();
                 }
+                if transaction.is_uncertain && !reply::is_error(&raw) {
+                    self.session.spent();
+                }
                 if let Some(database) = transaction.database_after(&raw) {
                     self.session.changed(|profile| profile.database = database);
                 }
                 self.acknowledge(raw, acknowledge);
             }
-            Work::Blocking { writes, reads } => {
+            Work::Blocking { writes, reads, mark } => {
+                drop(mark);
                 for key in &writes {
                     self.session.worker.shared.coherence.invalidate(key);
                 }
@@ -354,6 +365,13 @@ impl Completion for Ticket {
                     self.session.spent();
                 }
                 self.answer(raw, None);
+            }
+            Work::Unheard { guard } => {
+                if !reply::is_error(&raw) {
+                    self.session.spent();
+                }
+                let acknowledge = guard.complete(arrived);
+                self.acknowledge(raw, acknowledge);
             }
             Work::Monitor => {
                 if !reply::is_error(&raw) {

@@ -3,7 +3,7 @@
 //! What follows MULTI waits for the answer to it: were it refused, it would be executed at once. If no connection could
 //! be had, the transaction is doomed and nothing of it is sent.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::atomic::Ordering};
 
 use super::{
     Ending, Inner, Next, Session, denial,
@@ -61,6 +61,7 @@ impl Session {
         let kind = self.write_kind(class);
         let Some(transaction) = inner.transaction.as_mut() else { return Next::Hold };
         transaction.kind = transaction.kind.max(kind);
+        transaction.is_uncertain |= command.is_unheard_of();
         if class == Class::ReadUndeclared {
             transaction.kind = transaction.kind.max(WriteKind::Undeclared);
         }
@@ -147,7 +148,10 @@ impl Session {
         let mut inner = self.inner.borrow_mut();
         match inner.transaction.as_mut() {
             Some(transaction) if is_open => transaction.is_open = true,
-            _ => inner.transaction = None,
+            _ => {
+                inner.transaction = None;
+                self.info.queued.store(-1, Ordering::Relaxed);
+            }
         }
     }
 

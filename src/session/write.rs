@@ -35,6 +35,8 @@ impl Session {
         self.worker.counters.writes.add(1);
         let mut place = inner.place();
         place.barrier = kind != WriteKind::Declared;
+        // What it reads it shows, or copies: no hit on that may overtake it (invariant 1).
+        place.reading = sources.iter().map(|key| self.worker.hash(key)).collect();
         inner.last_write = Some(place.seq);
         self.send(inner, batch, &lane, place, Work::Write { guard, sources }, |out| out.push(request))
     }

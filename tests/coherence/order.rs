@@ -200,6 +200,26 @@ fn whoever_saw_it_first_nobody_sees_less() {
     }
 }
 
+/// A write that reads another key shows what it found there, and a hit behind it in its pipeline must not be older.
+#[test]
+fn what_follows_a_write_that_reads_is_not_older() {
+    let house = House::start();
+    house.proxy.wait_live();
+    let (mut reader, mut outside) = (house.client(), house.outside());
+    for round in 0..10 {
+        house.relay.link().delay(0, 0);
+        outside.must("SET k x");
+        house.proxy.settle();
+        house.heat(&mut reader, "STRLEN k");
+        house.proxy.settle();
+        house.delay_pushes();
+        outside.must("APPEND k y");
+        let replies = reader.ask_all(&["BITOP OR own k", "STRLEN k"]);
+        let (seen, then) = (number(&replies[0]), number(&replies[1]));
+        assert!(then >= seen, "{seen} by BITOP, {then} by STRLEN behind it, round {round}");
+    }
+}
+
 /// An MGET that was answered in part from memory may have to be asked again as a whole; what follows it in its
 /// pipeline would then be older than it is.
 #[test]
