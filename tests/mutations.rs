@@ -116,8 +116,10 @@ fn the_auditor_finds(mutation: Mutation, harm: impl Fn(&Proxy, &Relay, &mut Clie
         client.expect(b"+OK\r\n", &["SET", "k", "old"]);
         eventually("the key is cached", || {
             client.expect(b"$3\r\nold\r\n", &["GET", "k"]);
-            proxy.stat("audit_agreements") > 0
+            proxy.stat("hits") > 0
         });
+        // Else one that is in flight would find it before anybody is shown anything.
+        eventually("no audit is in flight", || proxy.stat("audit_agreements") == proxy.stat("hits"));
         harm(&proxy, &relay, &mut outside);
         let truth = outside.cmd(&["GET", "k"]);
         proxy.settle();
@@ -125,6 +127,7 @@ fn the_auditor_finds(mutation: Mutation, harm: impl Fn(&Proxy, &Relay, &mut Clie
         assert_eq!(is_stale, broken);
         eventually("the difference is found", || (proxy.stat("audit_violations") > 0) == broken);
         eventually("the key is dropped", || client.cmd(&["GET", "k"]) == truth);
+        assert_eq!(proxy.stat("audit_violations") > 0, broken);
         eventually("it is logged", || proxy.log().contains("VIOLATION") == broken);
     }
 }
