@@ -82,6 +82,16 @@ counters! {
     retried_reads,
     /// Commands that were not answered within `upstream.command_timeout`.
     timeouts,
+    /// Audited hits that the upstream confirmed.
+    audit_agreements,
+    /// Audited hits that differed from the upstream, and are no longer shown.
+    audit_explained,
+    /// Audited hits that differed from the upstream and would have been shown still.
+    audit_violations,
+    /// Audited hits of which nothing could be said.
+    audit_inconclusive,
+    /// Hits that were drawn while as many audits as may be were in flight.
+    audit_skipped,
     /// Clients cut off because their output passed `server.output_limit`.
     output_limit_disconnections,
     /// Clients connected now.

@@ -29,7 +29,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     clock,
-    coherence::{self, Coherence, Limits, Phase, link},
+    coherence::{self, Coherence, Limits, Phase, canary, link},
     command::{ServerCommand, Table},
     config::{AuthMode, CacheMode, Config, ListenAddress, TrackingMode},
     ids::WorkerId,
@@ -238,6 +238,7 @@ fn coherence(config: &Config, metrics: &Metrics) -> Coherence<Waiter> {
         ttl: config.cache.ttl,
         touch_interval: config.cache.touch_interval,
         prefixes: prefixes(config),
+        canary_key: config.audit.canary_key.as_ref().map(|key| bytes::Bytes::copy_from_slice(key.as_bytes())),
         workers: config.server.workers,
     };
     let limits = Limits {
@@ -388,6 +389,7 @@ impl Keeper {
                     () = watch_upstream(&shared, &control, table, first) => {}
                     () = control.answer(asked) => {}
                     () = sweep(&shared) => {}
+                    () = Box::pin(canary::run(&shared.coherence, &control)) => {}
                     () = end(&shared, &acceptors, stopping) => {}
                 }
             })

@@ -65,8 +65,8 @@ const KEYS: &[(&str, &str, Option<&str>)] = &[
     ("coherence.fence_timeout", r#""5s""#, Some(r#""1s""#)),
     ("tracking.mode", r#""broadcast""#, Some(r#""off""#)),
     ("tracking.prefixes", "[]", Some(r#"["session:", "user:"]"#)),
-    ("audit.sample", "0.0", None),
-    ("audit.canary_key", r#""""#, None),
+    ("audit.sample", "0.0", Some("0.0001")),
+    ("audit.canary_key", r#""""#, Some(r#""session:canary""#)),
     ("admin.listen", r#""""#, None),
     ("admin.proxy_users", "[]", Some(r#"["operator"]"#)),
     ("log.level", r#""info""#, Some(r#""trace""#)),
@@ -228,6 +228,8 @@ fn all_keys_set_together_are_read_back_as_printed() {
     assert_eq!(config.coherence.fence_timeout, Duration::from_secs(1));
     assert_eq!(config.tracking.mode, TrackingMode::Off);
     assert_eq!(config.tracking.prefixes, ["session:", "user:"]);
+    assert!((config.audit.sample - 0.0001).abs() < f64::EPSILON);
+    assert_eq!(config.audit.canary_key.as_deref(), Some("session:canary"));
     assert_eq!(config.admin.proxy_users, ["operator"]);
     assert_eq!((config.log.level, config.log.format), (LogLevel::Trace, LogFormat::Json));
 }
@@ -310,6 +312,9 @@ fn values_that_cannot_be_are_refused_with_what_would_be_right() {
         ("tracking.prefixes", r#"["user:", "user:"]"#, "listed twice"),
         ("tracking.prefixes", r#"["user:1", "x", "user:"]"#, "\"user:1\" begins with \"user:\""),
         ("audit.sample", "1.5", "a share from 0.0 to 1.0, found 1.5"),
+        ("audit.sample", "-0.1", "a share from 0.0 to 1.0, found -0.1"),
+        ("audit.canary_key", "7", "a text in quotes"),
+        ("audit.canary_key", &format!("{:?}", "k".repeat(1025)), "at most 1024 bytes, found one of 1025"),
         ("admin.proxy_users", r#"["a", "a"]"#, "listed twice"),
         ("log.level", r#""verbose""#, "\"error\" or \"warn\" or \"info\" or \"debug\" or \"trace\""),
         ("log.format", r#""xml""#, "\"text\" or \"json\""),
@@ -340,8 +345,6 @@ fn what_comes_later_is_refused_as_such() {
         ("cache.rule", r#"[{ match = "session:*", ttl = "5s" }]"#),
         ("tracking.mode", r#""per-key""#),
         ("tracking.mode", r#""auto""#),
-        ("audit.sample", "0.01"),
-        ("audit.canary_key", r#""nearhit:canary""#),
         ("admin.listen", r#""127.0.0.1:9180""#),
     ] {
         let message = problem(key, value);
@@ -353,13 +356,7 @@ fn what_comes_later_is_refused_as_such() {
 
 #[test]
 fn what_comes_later_may_be_off_in_any_spelling() {
-    for (key, value) in [
-        ("audit.sample", "0"),
-        ("audit.sample", "0.0"),
-        ("cache.serve_stale", r#""0ms""#),
-        ("cache.rule", "[]"),
-        ("admin.listen", r#""""#),
-    ] {
+    for (key, value) in [("cache.serve_stale", r#""0ms""#), ("cache.rule", "[]"), ("admin.listen", r#""""#)] {
         assert_eq!(load_key(key, value).unwrap(), Config::default(), "{key} = {value}");
     }
 }
@@ -436,6 +433,18 @@ fn without_authentication_a_public_listener_must_be_meant() {
         }
         load(&server).unwrap();
     }
+}
+
+#[test]
+fn a_canary_whose_changes_are_not_announced_is_refused() {
+    let prefixes = "tracking.prefixes = [\"session:\", \"user:\"]\n";
+    for key in ["user:canary", "session:"] {
+        load(&format!("{prefixes}audit.canary_key = {key:?}\n")).unwrap();
+    }
+    let error = load(&format!("{prefixes}audit.canary_key = \"canary\"\n")).unwrap_err();
+    assert_eq!(error.problems[0].key.as_deref(), Some("audit.canary_key"));
+    assert!(error.to_string().contains("begins with none of tracking.prefixes"), "{error}");
+    load_key("audit.canary_key", &format!("{:?}", "k".repeat(1024))).unwrap();
 }
 
 #[test]

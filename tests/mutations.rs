@@ -1,5 +1,6 @@
 //! For each guard of coherence a nearhit in which it is broken: a history on a real server must show it, within a
-//! bounded number of runs. Those that the model shows as well are in `src/coherence/tests/model.rs`.
+//! bounded number of runs. Those that the model shows as well are in `src/coherence/tests/model.rs`. And the auditor,
+//! which watches in production, must find what a history finds.
 //!
 //! Wants the feature `mutations` (`scripts/test` builds it). `--nocapture` prints what was found.
 
@@ -25,6 +26,7 @@ mod versions;
 
 use std::time::Duration;
 
+use common::{Client, Proxy, Redis, Relay, eventually, proxy};
 use nearhit::mutation::Mutation;
 use run::{Law, Trouble, launch};
 
@@ -76,6 +78,57 @@ fn every_guard_has_somebody_who_misses_it() {
     for mutation in Mutation::ALL {
         let is_tried = BY_HISTORY.contains(mutation) || BY_MODEL_ALONE.contains(mutation);
         assert!(is_tried, "{}: who would notice?", mutation.name());
+    }
+}
+
+#[test]
+fn the_auditor_finds_a_null_that_is_ignored() {
+    the_auditor_finds(Mutation::NullIgnored, |_, _, outside| {
+        outside.expect(b"+OK\r\n", &["FLUSHALL"]);
+    });
+}
+
+#[test]
+fn the_auditor_finds_a_generation_that_stays_when_the_link_is_lost() {
+    the_auditor_finds(Mutation::GenerationKept, |proxy, relay, outside| {
+        // The push is on the link when it is cut, and nobody will say it again.
+        relay.link().hold_down(true);
+        outside.expect(b"+OK\r\n", &["SET", "k", "new"]);
+        relay.link().cut();
+        relay.link().hold_down(false);
+        eventually("the link is up again", || proxy.stat("reconnects") == 1);
+        proxy.wait_live();
+    });
+}
+
+/// With the guard broken `harm` leaves a stale entry behind, which the first audited hit finds and drops; with all of
+/// them whole it leaves nothing to be found.
+#[track_caller]
+fn the_auditor_finds(mutation: Mutation, harm: impl Fn(&Proxy, &Relay, &mut Client)) {
+    for broken in [true, false] {
+        let redis = Redis::start();
+        let relay = Relay::to(redis.addr());
+        let builder = proxy().upstream_addr(relay.addr()).set("audit.sample", "1.0");
+        let builder = if broken { builder.broken(mutation.name()) } else { builder };
+        let proxy = builder.start();
+        proxy.wait_live();
+        let (mut client, mut outside) = (proxy.client(), redis.client());
+        client.expect(b"+OK\r\n", &["SET", "k", "old"]);
+        eventually("the key is cached", || {
+            client.expect(b"$3\r\nold\r\n", &["GET", "k"]);
+            proxy.stat("hits") > 0
+        });
+        // Else one that is in flight would find it before anybody is shown anything.
+        eventually("no audit is in flight", || proxy.stat("audit_agreements") == proxy.stat("hits"));
+        harm(&proxy, &relay, &mut outside);
+        let truth = outside.cmd(&["GET", "k"]);
+        proxy.settle();
+        let is_stale = client.cmd(&["GET", "k"]) != truth;
+        assert_eq!(is_stale, broken);
+        eventually("the difference is found", || (proxy.stat("audit_violations") > 0) == broken);
+        eventually("the key is dropped", || client.cmd(&["GET", "k"]) == truth);
+        assert_eq!(proxy.stat("audit_violations") > 0, broken);
+        eventually("it is logged", || proxy.log().contains("VIOLATION") == broken);
     }
 }
 

@@ -5,6 +5,7 @@
 //! `docs/ARCHITECTURE.md` are kept here, in `cache` and, where they are about a client, in `session`, each named where
 //! it is kept. It refuses to know anything of clients: who waits for a reply is an opaque `W`.
 
+pub mod canary;
 mod certify;
 pub mod link;
 mod state;
@@ -19,6 +20,7 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 pub use self::{
+    canary::{Canary, Staleness},
     certify::Certifier,
     state::{Answer, Heartbeat, Phase},
 };
@@ -53,6 +55,8 @@ pub struct Settings {
     pub touch_interval: Duration,
     /// Keys must begin with one of these to be cached; empty: all may be.
     pub prefixes: Vec<Bytes>,
+    /// A key that is written to measure how late its invalidation comes.
+    pub canary_key: Option<Bytes>,
     /// Number of worker threads.
     pub workers: usize,
 }
@@ -135,6 +139,7 @@ pub struct Coherence<W> {
     unsignalled: Mutex<(ServerId, HashMap<String, u64>)>,
     /// Breaks the link, so that it is dialled anew.
     relink: Notify,
+    canary: Option<Canary>,
     link_counters: Arc<Counters>,
 }
 
@@ -144,6 +149,7 @@ impl<W> Coherence<W> {
         Self {
             cache: Cache::new(limits),
             certifier: Certifier::new(settings.phase, settings.max_staleness, settings.workers),
+            canary: settings.canary_key.clone().map(Canary::new),
             settings,
             generation: AtomicU64::new(1),
             server: AtomicU32::new(0),
@@ -164,6 +170,16 @@ impl<W> Coherence<W> {
     /// The cache, for figures and upkeep.
     pub fn cache(&self) -> &Cache<W> {
         &self.cache
+    }
+
+    /// What measures staleness, if anything is to.
+    pub fn canary(&self) -> Option<&Canary> {
+        self.canary.as_ref()
+    }
+
+    /// Whether hashes hold fields that expire by themselves, of which the server says nothing.
+    pub fn has_field_expiries(&self) -> bool {
+        self.hashes_live_short.load(Ordering::Relaxed)
     }
 
     /// The contents' generation.
@@ -281,7 +297,7 @@ impl<W> Coherence<W> {
             }
             ms => sent_at + Duration::from_millis(ms.unsigned_abs()),
         };
-        let short = response.is_hash && self.hashes_live_short.load(Ordering::Relaxed);
+        let short = response.is_hash && self.has_field_expiries();
         let ttl = if short { self.settings.ttl.min(FIELD_EXPIRY_TTL) } else { self.settings.ttl };
         Some(own.min(sent_at + ttl))
     }
@@ -412,6 +428,9 @@ impl<W> Coherence<W> {
         }
         self.server.store(ServerId::UNKNOWN.0, Ordering::Release);
         self.certifier.set_phase(Phase::Down);
+        if let Some(canary) = &self.canary {
+            canary.lost();
+        }
     }
 
     /// The server cannot track. The cache goes on with own writes and time to live.
@@ -432,6 +451,9 @@ impl<W> Coherence<W> {
     pub(crate) fn link_invalidated(&self, key: &[u8]) {
         self.link_counters.invalidations.add(1);
         self.cache.invalidate(key);
+        if let Some(canary) = self.canary.as_ref().filter(|canary| canary.key == key) {
+            canary.heard(clock::now());
+        }
     }
 
     /// A push named no key: everything may have changed.

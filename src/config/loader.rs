@@ -165,7 +165,7 @@ impl Loader<'_> {
 
     /// Values that are each right, and wrong together.
     fn check_together(&mut self, config: &Config) {
-        let Config { server, auth, upstream, cache, tracking, .. } = config;
+        let Config { server, auth, upstream, cache, tracking, audit, .. } = config;
 
         if upstream.backoff_min > upstream.backoff_max {
             let (min, max) = (upstream.backoff_min, upstream.backoff_max);
@@ -201,6 +201,15 @@ impl Loader<'_> {
                 "{inner:?} begins with {outer:?}, which the server refuses; leave the longer one out"
             );
             self.refuse_together(&["tracking.prefixes"], &why);
+        }
+        if let (Some(key), Some(first)) = (&audit.canary_key, tracking.prefixes.first())
+            && !tracking.prefixes.iter().any(|prefix| key.starts_with(prefix))
+        {
+            let why = format!(
+                "audit.canary_key, {key:?}, begins with none of tracking.prefixes, so the server announces no \
+                 change of it; begin it with {first:?}, say"
+            );
+            self.refuse_together(&["tracking.prefixes", "audit.canary_key"], &why);
         }
     }
 

@@ -41,6 +41,8 @@ pub struct Config {
     pub coherence: Coherence,
     /// How changes made elsewhere are heard of.
     pub tracking: Tracking,
+    /// How it is seen that the cache is true.
+    pub audit: Audit,
     /// Who may look inside.
     pub admin: Admin,
     /// What is logged, to standard error.
@@ -187,6 +189,15 @@ pub enum TrackingMode {
     Off,
 }
 
+/// `[audit]`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Audit {
+    /// The share of hits that are read again from the upstream and compared, from 0 to 1.
+    pub sample: f64,
+    /// A key that is written again and again, to measure how late its invalidation comes.
+    pub canary_key: Option<String>,
+}
+
 /// `[admin]`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Admin {
@@ -226,6 +237,9 @@ pub enum LogFormat {
     /// A JSON object a line, for a collector.
     Json,
 }
+
+/// The longest [`Audit::canary_key`].
+const CANARY_KEY_BYTES_MAX: usize = KIB;
 
 const KIB: usize = 1 << 10;
 const MIB: usize = KIB << 10;

@@ -74,6 +74,11 @@ pub(super) struct CommandName;
 /// A path or another text, or `""` for none: what cannot be left out in a variable can be emptied.
 pub(super) struct Optional;
 
+/// A key of the server, of so many bytes at most, or `""` for none.
+pub(super) struct OptionalKey {
+    pub(super) bytes_max: usize,
+}
+
 /// A [`ListenAddress`].
 pub(super) struct Listen;
 
@@ -312,6 +317,22 @@ impl<T: for<'a> From<&'a str> + AsRef<OsStr>> Notation<Option<T>> for Optional {
 
     fn print(&self, value: &Option<T>) -> toml::Value {
         value.as_ref().map(|text| text.as_ref().to_string_lossy().into_owned()).unwrap_or_default().into()
+    }
+}
+
+impl Notation<Option<String>> for OptionalKey {
+    fn read(&self, value: &Value) -> Result<Option<String>, String> {
+        let key: Option<String> = Optional.read(value)?;
+        match key {
+            Some(key) if key.len() > self.bytes_max => {
+                Err(format!("expected a key of at most {} bytes, found one of {}", self.bytes_max, key.len()))
+            }
+            key => Ok(key),
+        }
+    }
+
+    fn print(&self, value: &Option<String>) -> toml::Value {
+        Optional.print(value)
     }
 }
 

@@ -8,10 +8,10 @@
 use std::{fmt::Write, time::Duration};
 
 use super::{
-    AuthMode, CacheMode, Config, LogFormat, LogLevel, Scripts, TrackingMode,
+    AuthMode, CANARY_KEY_BYTES_MAX, CacheMode, Config, LogFormat, LogLevel, Scripts, TrackingMode,
     notation::{
-        CommandName, Count, List, Listen, Notation, OneOf, Optional, SecretUrl, Share, Size, Switch, Tables,
-        Text, Time,
+        CommandName, Count, List, Listen, Notation, OneOf, Optional, OptionalKey, SecretUrl, Share, Size,
+        Switch, Tables, Text, Time,
     },
 };
 
@@ -55,7 +55,7 @@ pub(super) trait Walk {
 
 /// Every key of this version.
 pub(super) fn rows(config: &mut Config, walk: &mut impl Walk) {
-    let Config { server, auth, upstream, cache, coherence, tracking, admin, log } = config;
+    let Config { server, auth, upstream, cache, coherence, tracking, audit, admin, log } = config;
     let commands = || List { item: CommandName, min: 0 };
 
     walk.row("server.listen", &mut server.listen, List { item: Listen, min: 1 });
@@ -110,6 +110,10 @@ pub(super) fn rows(config: &mut Config, walk: &mut impl Walk) {
     let prefix = Text("the beginning of a key, such as \"session:\" (for all keys, leave the list empty)");
     walk.row("tracking.prefixes", &mut tracking.prefixes, List { item: prefix, min: 0 });
 
+    walk.row("audit.sample", &mut audit.sample, Share);
+    let key = OptionalKey { bytes_max: CANARY_KEY_BYTES_MAX };
+    walk.row("audit.canary_key", &mut audit.canary_key, key);
+
     let user = Text("the name of a user, such as \"operator\"");
     walk.row("admin.proxy_users", &mut admin.proxy_users, List { item: user, min: 0 });
 
@@ -147,8 +151,6 @@ pub(super) fn later(walk: &mut impl Walk) {
     walk.without("tracking.mode", "per-key", "being told of just the keys that are cached");
     walk.without("tracking.mode", "auto", "choosing the way of tracking by itself");
 
-    walk.off("audit.sample", 0.0, Share, "re-reading a share of the hits");
-    walk.off("audit.canary_key", NONE, Optional, "measuring staleness with a key of its own");
     walk.off("admin.listen", NONE, Optional, "the HTTP listener");
 }
 

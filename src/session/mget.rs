@@ -112,21 +112,31 @@ impl Session {
 
     /// Looks each key up. A part counts only if everything that came before it was read has been certified:
     /// else it might show one half of an outside write whose other half is still cached as it was.
-    fn collect(&self, inner: &Inner, batch: &Batch, args: Args<'_>) -> Mget {
-        let get = self.worker.table.borrow().lookup(b"GET", None).id;
-        let whose = (inner.profile.identity.id, inner.profile.database, get);
+    fn collect(self: &Rc<Self>, inner: &Inner, batch: &Batch, args: Args<'_>) -> Mget {
+        let table = self.worker.table.borrow();
+        let get = table.lookup(b"GET", None);
+        let whose = (inner.profile.identity.id, inner.profile.database, get.id);
         let variant = variant(whose);
         let coherence = &self.worker.shared.coherence;
         let part = |index: usize| {
+            let mut drawn = None;
             let source = coherence
                 .hit(&args[index], &variant, batch, |hit| {
                     let certified = hit.arrived <= batch.certified() || Mutation::TornMget.is_on();
                     if !certified {
                         coherence.certifier().want(batch.now);
                     }
-                    certified.then(|| Source::Memory(owned(hit.reply, inner.profile.protocol), hit.stamp))
+                    certified.then(|| {
+                        drawn = self.worker.auditor.draw(&hit, inner.profile.protocol);
+                        Source::Memory(owned(hit.reply, inner.profile.protocol), hit.stamp)
+                    })
                 })
                 .flatten();
+            if let Some(shown) = drawn {
+                let mut request = Vec::new();
+                encode_request([b"GET", &args[index]], &mut request);
+                self.audit(&inner.profile, get, &args[index], &variant, request, shown);
+            }
             Part { key: args.span(index), source: source.unwrap_or_else(Source::unasked) }
         };
         Mget {
@@ -327,7 +337,7 @@ fn variant((identity, database, get): (IdentityId, Database, CommandId)) -> Vari
     VariantKey { identity, database, protocols: Protocols::Both, command: get.0, tail: &[] }
 }
 
-fn owned(reply: Reply<'_>, protocol: Protocol) -> Bytes {
+pub(super) fn owned(reply: Reply<'_>, protocol: Protocol) -> Bytes {
     match reply {
         Reply::Nil => Bytes::from_static(reply::nil(protocol)),
         Reply::Bytes(bytes) => Bytes::copy_from_slice(bytes),

@@ -7,9 +7,10 @@
 //!
 //! `state` is what the session is in the middle of, `output` what the client is owed, `ticket` what becomes of each
 //! command in flight; `read`, `mget`, `write`, `exclusive`, `transaction`, `pubsub`, `local` and `client` are the ways
-//! a request can go, `send` and `delivery` the ways to the connection and back. The cache is reached through
-//! `coherence` alone.
+//! a request can go, `send` and `delivery` the ways to the connection and back; `audit` reads a share of the hits
+//! again. The cache is reached through `coherence` alone.
 
+mod audit;
 mod client;
 mod delivery;
 mod exclusive;

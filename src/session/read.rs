@@ -7,11 +7,12 @@ use smallvec::SmallVec;
 
 use super::{
     Inner, Next, Session,
+    audit::{Auditor, Shown},
     inner::Repeat,
     output::Seq,
     send::NoLane,
     ticket::{self, AskedVariant, Fill, Nature, Place, PlainRead, Ticket, Work},
-    worker::Waiter,
+    worker::{Waiter, Worker},
 };
 use crate::{
     clock,
@@ -40,9 +41,10 @@ impl Session {
         }
         let is_read = inner.reads(|| self.worker.hash(key));
         let eligible = inner.is_eligible() && !is_read;
-        if eligible && self.hit(inner, key, &variant, batch) {
+        if eligible && self.hit(inner, command, args, &variant, batch) {
             return Next::Done;
         }
+        let auditor = &self.worker.auditor;
         let coherence = &self.worker.shared.coherence;
         let seq = inner.output.next_seq();
         let waiter = Waiter { worker: self.worker.id, client: self.info.id, seq };
@@ -58,10 +60,10 @@ impl Session {
         let token = if !inner.profile.identity.may_cache(coherence.generation()) {
             None
         } else if eligible {
-            match coherence.miss(&missed, batch, |hit| copy(inner, &hit), || waiter) {
+            match coherence.miss(&missed, batch, |hit| copy(inner, &hit, auditor), || waiter) {
                 // Filled between the two looks.
                 Read::Hit(taken) => {
-                    self.count_hit(inner, taken, key, &variant);
+                    self.count_hit(inner, taken, command, args, &variant);
                     return Next::Done;
                 }
                 Read::Joined => {
@@ -99,7 +101,7 @@ impl Session {
 
     /// What [`Mutation::HitsDuringWatch`] does.
     pub(super) fn hit_in_spite_of_watch(
-        &self,
+        self: &Rc<Self>,
         inner: &mut Inner,
         command: &Command,
         same: bool,
@@ -107,7 +109,7 @@ impl Session {
         args: Args<'_>,
     ) -> bool {
         let variant = variant(inner, command, same, args);
-        inner.is_drained() && self.hit(inner, &args[1], &variant, batch)
+        inner.is_drained() && self.hit(inner, command, args, &variant, batch)
     }
 
     /// The client waits for another one's read of the same thing.
@@ -123,19 +125,38 @@ impl Session {
     }
 
     /// Answers from memory: one shard lock, one copy, no await.
-    fn hit(&self, inner: &mut Inner, key: &[u8], variant: &VariantKey<'_>, batch: &Batch) -> bool {
-        let taken = self.worker.shared.coherence.hit(key, variant, batch, |hit| copy(inner, &hit));
+    fn hit(
+        self: &Rc<Self>,
+        inner: &mut Inner,
+        command: &Command,
+        args: Args<'_>,
+        variant: &VariantKey<'_>,
+        batch: &Batch,
+    ) -> bool {
+        let Worker { shared, auditor, .. } = &*self.worker;
+        let taken = shared.coherence.hit(&args[1], variant, batch, |hit| copy(inner, &hit, auditor));
         let Some(taken) = taken else { return false };
-        self.count_hit(inner, taken, key, variant);
+        self.count_hit(inner, taken, command, args, variant);
         true
     }
 
-    fn count_hit(&self, inner: &mut Inner, taken: Taken, key: &[u8], variant: &VariantKey<'_>) {
+    fn count_hit(
+        self: &Rc<Self>,
+        inner: &mut Inner,
+        taken: Taken,
+        command: &Command,
+        args: Args<'_>,
+        variant: &VariantKey<'_>,
+    ) {
         if let Some(large) = taken.large {
             inner.output.append_shared(large);
         }
         if taken.touch {
-            self.touch(variant.database, key);
+            self.touch(variant.database, &args[1]);
+        }
+        if let Some(shown) = taken.shown {
+            let request = [format!("*{}\r\n", args.len()).as_bytes(), args.tail_from(0)].concat();
+            self.audit(&inner.profile, command, &args[1], variant, request, shown);
         }
         self.worker.counters.hits.add(1);
         self.worker.counters.upstream_commands_saved.add(1);
@@ -241,10 +262,12 @@ struct Taken {
     /// A reply too large to be copied under the lock.
     large: Option<Bytes>,
     touch: bool,
+    /// It is to be audited.
+    shown: Option<Box<Shown>>,
 }
 
 /// Copies a hit's reply to the client's output, under the shard's lock.
-fn copy(inner: &mut Inner, hit: &Hit<'_>) -> Taken {
+fn copy(inner: &mut Inner, hit: &Hit<'_>, auditor: &Auditor) -> Taken {
     let protocol = inner.profile.protocol;
     let mut large = None;
     match hit.reply {
@@ -253,7 +276,7 @@ fn copy(inner: &mut Inner, hit: &Hit<'_>) -> Taken {
         Reply::Bytes(bytes) => inner.output.append(|out| out.extend_from_slice(bytes)),
         Reply::Shared(bytes) => large = Some(Bytes::clone(bytes)),
     }
-    Taken { large, touch: hit.touch }
+    Taken { large, touch: hit.touch, shown: auditor.draw(hit, protocol) }
 }
 
 /// The key of a one-key command as it stands in the request, `$` header and line end included.

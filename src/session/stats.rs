@@ -3,6 +3,7 @@
 use super::{Inner, Next, Session};
 use crate::{
     clock,
+    coherence::Canary,
     resp::{Args, Value},
 };
 
@@ -64,6 +65,7 @@ impl Session {
         let now = clock::now();
         let phase = certifier.phase();
         let evictions = cache.evictions();
+        let staleness = coherence.canary().map(Canary::staleness).unwrap_or_default();
         let figures: Vec<(&'static str, u64)> = vec![
             ("commands_processed", totals.commands),
             ("hits", totals.hits),
@@ -98,6 +100,16 @@ impl Session {
             ("touches", totals.touches),
             ("retried_reads", totals.retried_reads),
             ("timeouts", totals.timeouts),
+            ("audit_agreements", totals.audit_agreements),
+            ("audit_explained", totals.audit_explained),
+            ("audit_violations", totals.audit_violations),
+            ("audit_inconclusive", totals.audit_inconclusive),
+            ("audit_skipped", totals.audit_skipped),
+            ("staleness_count", staleness.count),
+            ("staleness_p50_us", staleness.p50_us),
+            ("staleness_p99_us", staleness.p99_us),
+            ("staleness_max_us", staleness.max_us),
+            ("staleness_missed", staleness.missed),
             ("output_limit_disconnections", totals.output_limit_disconnections),
             ("connected_clients", totals.clients),
             ("connections_received", totals.connections_received),

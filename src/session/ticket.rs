@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use super::{
     Session,
+    audit::ToAudit,
     client::Redirect,
     local::Agreement,
     mget::{Mget, Parts},
@@ -111,6 +112,8 @@ pub(super) enum Work {
     Pause(PauseChange),
     /// MONITOR: what follows its answer is not asked for one by one.
     Monitor,
+    /// A hit read once more, for no client.
+    Audit(ToAudit),
 }
 
 /// A read that fills nothing.
@@ -169,6 +172,11 @@ impl Place {
 impl Ticket {
     pub(super) fn new(session: Rc<Session>, place: Place, work: Work) -> Self {
         Self { session, answered: false, place, work }
+    }
+
+    /// One whose reply no client waits for, so that it takes no place either.
+    pub(super) fn unanswerable(session: Rc<Session>, place: Place, work: Work) -> Self {
+        Self { session, answered: true, place, work }
     }
 
     /// Delivers, unless the client has been answered already.
@@ -380,6 +388,10 @@ impl Completion for Ticket {
                 }
                 self.answer(raw, None);
             }
+            Work::Audit(to) => {
+                // The task that waits for it ends with its worker alone.
+                let _ = to.send((raw.into_bytes(), arrived));
+            }
         }
         Progress::Done
     }
@@ -432,6 +444,11 @@ impl Completion for Ticket {
     }
 
     fn timed_out(&mut self) {
+        if matches!(self.work, Work::Audit(_)) {
+            // Dropping the sender tells the auditor.
+            self.work = Work::Plain;
+            return;
+        }
         self.session.worker.counters.timeouts.add(1);
         let waited = self.session.worker.shared.config.upstream.command_timeout;
         let reason = format!(

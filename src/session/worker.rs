@@ -24,7 +24,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::{Session, pause::Pause, registry::Registry, ticket::Ticket};
+use super::{Session, audit::Auditor, pause::Pause, registry::Registry, ticket::Ticket};
 use crate::{
     clock::{self, Nanos},
     coherence::Coherence,
@@ -140,6 +140,7 @@ pub struct Worker {
     parked: RefCell<Vec<Rc<Session>>>,
     /// Exclusive connections, for their timeouts.
     exclusive: RefCell<Vec<Weak<Lane<Ticket>>>>,
+    pub(super) auditor: Auditor,
     /// The read buffer of whoever is reading.
     pub(super) scratch: RefCell<Box<[u8]>>,
     /// The write buffer of whoever has bytes to write and none of its own.
@@ -185,6 +186,7 @@ impl Worker {
             dirty,
             parked: RefCell::default(),
             exclusive: RefCell::default(),
+            auditor: Auditor::new(shared.config.audit.sample),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
             spare: RefCell::default(),
             hasher: foldhash::fast::RandomState::default(),
@@ -355,6 +357,7 @@ impl Worker {
             self.shared.coherence.certifier().unpark();
             self.mark_dirty(&session);
         }
+        self.auditor.moved.notify_waiters();
         self.flush_dirty();
     }
 

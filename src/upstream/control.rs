@@ -1,15 +1,19 @@
 //! The control plane: what nearhit itself asks the server, through redis-rs and bb8-redis.
 //!
 //! INFO for the health check, COMMAND for the table of commands, CONFIG GET for the longest argument that the server
-//! takes, CLIENT LIST to find out which process a lane ends at, TOUCH for keys that are hot here and look cold there.
+//! takes, CLIENT LIST to find out which process a lane ends at, TOUCH for keys that are hot here and look cold there,
+//! SET for the canary key.
 //! None of it is on the path of a client's request, and none of it runs anywhere but on the control thread. It uses
 //! the credentials of `upstream.url`.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use bb8_redis::{
     RedisConnectionManager, bb8,
-    redis::{self, AsyncConnectionConfig, ConnectionAddr, IntoConnectionInfo, RedisError, Value},
+    redis::{
+        self, AsyncConnectionConfig, ConnectionAddr, IntoConnectionInfo, RedisError, Value,
+        aio::MultiplexedConnection,
+    },
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -115,7 +119,7 @@ impl Control {
     }
 
     fn refused_or_gone(&self, error: &RedisError) -> Result<Option<Report>, DialError> {
-        if error.is_io_error() || error.is_connection_dropped() || error.is_timeout() {
+        if is_of_the_network(error) {
             return Err(self.unreachable(&error.to_string()));
         }
         if matches!(error.code(), Some("BUSY" | "LOADING" | "MASTERDOWN")) {
@@ -217,6 +221,46 @@ impl Control {
         pipe.cmd("SELECT").arg(database.0).ignore().cmd("TOUCH").arg(keys).ignore();
         pipe.query_async::<()>(&mut *connection).await.map_err(|error| error.to_string())
     }
+}
+
+/// The connection on which the canary key is written. It is in database 0, and carries nothing else that could delay
+/// the write and so be measured with it.
+pub struct CanaryWriter(MultiplexedConnection);
+
+/// Why the canary key was not written.
+#[derive(Clone, Debug)]
+pub enum NotWritten {
+    /// The server said no.
+    Refused(String),
+    /// The connection is of no use any more; the write may have been carried out.
+    Lost(String),
+}
+
+impl Control {
+    /// Dials a connection for the canary.
+    pub async fn canary_writer(&self) -> Result<CanaryWriter, String> {
+        let settings = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.dialer.dial_timeout))
+            .set_response_timeout(Some(self.dialer.user_timeout));
+        let connection = self.client.get_multiplexed_async_connection_with_config(&settings).await;
+        connection.map(CanaryWriter).map_err(|error| error.to_string())
+    }
+}
+
+impl CanaryWriter {
+    /// Writes a number that goes by itself after `lifetime`.
+    pub async fn set(&mut self, key: &[u8], number: u64, lifetime: Duration) -> Result<(), NotWritten> {
+        let mut command = redis::cmd("SET");
+        command.arg(key).arg(number).arg("PX").arg(lifetime.as_millis() as u64);
+        command.query_async::<()>(&mut self.0).await.map_err(|error| {
+            let kind = if is_of_the_network(&error) { NotWritten::Lost } else { NotWritten::Refused };
+            kind(error.to_string())
+        })
+    }
+}
+
+fn is_of_the_network(error: &RedisError) -> bool {
+    error.is_io_error() || error.is_connection_dropped() || error.is_timeout()
 }
 
 /// INFO says "slave" where HELLO says "replica".

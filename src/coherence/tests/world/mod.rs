@@ -212,6 +212,7 @@ impl World {
             ttl: Duration::from_secs(5),
             touch_interval: Duration::ZERO,
             prefixes: Vec::new(),
+            canary_key: None,
             workers: 1,
         };
         let limits = Limits { entries_max: 0, bytes_max: 0, value_bytes_max: 0, shards: 2 };
