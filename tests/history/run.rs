@@ -17,6 +17,7 @@ use super::actors::{self, Stage};
 use super::caller::Shared;
 use super::generator::Load;
 use super::recorder::History;
+use super::staleness::Staleness;
 use super::{checker, contests, versions};
 use crate::common::{Client, Proxy, ProxyBuilder, Redis, Relay, proxy};
 
@@ -24,14 +25,14 @@ use crate::common::{Client, Proxy, ProxyBuilder, Redis, Relay, proxy};
 pub(crate) const RUNS: u32 = 10;
 const SECONDS_DEFAULT: f64 = 10.0;
 /// The share of the attacked keys' reads that must have been hits.
-const HIT_SHARE_MIN: f64 = 0.30;
+pub(crate) const HIT_SHARE_MIN: f64 = 0.30;
 
 /// In pairs, where they are versions.
 const KEYS: usize = 6;
 const READERS: usize = 4;
 const WRITERS: usize = 2;
 /// For versions: short, so that a value kept too long is soon noticed.
-const MAX_STALENESS: Duration = Duration::from_millis(300);
+pub(crate) const MAX_STALENESS: Duration = Duration::from_millis(300);
 const LINK_DELAY_MS: u64 = 25;
 /// Longer than `MAX_STALENESS`: the lease must lapse.
 const STALL: Duration = Duration::from_millis(450);
@@ -66,20 +67,24 @@ pub(crate) enum Trouble {
 /// Runs it for its share of the time, prints what was done, and panics if that cannot be explained.
 #[track_caller]
 pub(crate) fn run(law: Law, trouble: Trouble) {
-    let seconds =
-        env::var("NEARHIT_HISTORY_SECONDS").map_or(SECONDS_DEFAULT, |text| text.parse().expect("seconds"));
-    let seed = env::var("NEARHIT_HISTORY_SEED")
-        .map_or_else(|_| fastrand::u64(..), |text| text.parse().expect("a seed"));
-    let lasts = Duration::from_secs_f64(seconds / f64::from(RUNS));
-
+    let (seed, lasts) = drawn();
     let name = format!("{law:?} with {trouble:?}");
     let (outcome, share) = launch(law, trouble, seed, lasts, None);
     println!("{name}: seed {seed}, {outcome}, {share}");
-    let again = format!("NEARHIT_HISTORY_SEED={seed} NEARHIT_HISTORY_SECONDS={seconds} runs the like again");
+    let again = format!("NEARHIT_HISTORY_SEED={seed} draws the like again");
     if let Some(fault) = outcome.fault {
         panic!("{name}: {fault}\n{again}");
     }
     assert!(share.ratio() >= HIT_SHARE_MIN, "{name}: {share}: the cache was hardly used\n{again}");
+}
+
+/// The seed of a run, and its share of the time.
+pub(crate) fn drawn() -> (u64, Duration) {
+    let seconds =
+        env::var("NEARHIT_HISTORY_SECONDS").map_or(SECONDS_DEFAULT, |text| text.parse().expect("seconds"));
+    let seed = env::var("NEARHIT_HISTORY_SEED")
+        .map_or_else(|_| fastrand::u64(..), |text| text.parse().expect("a seed"));
+    (seed, Duration::from_secs_f64(seconds / f64::from(RUNS)))
 }
 
 /// Runs it once, against a proxy in which this guard is broken, if one is named.
@@ -109,7 +114,7 @@ pub(crate) fn launch(
 }
 
 /// Runs take turns, whether they are threads of one process or processes of their own: each needs the machine.
-fn turn() -> File {
+pub(crate) fn turn() -> File {
     let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("history.lock");
     let file = File::create(path).expect("cargo makes this directory");
     file.lock().expect("the file system has locks");
@@ -144,24 +149,27 @@ fn start(law: Law, trouble: Trouble, redis: &Redis, relay: &Relay, mutation: Opt
 }
 
 /// What was done, and what was wrong with it.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) reads: u64,
     pub(crate) writes: u64,
     pub(crate) unknown: u64,
     pub(crate) errors: u64,
     pub(crate) lives: u64,
+    /// Of the outside writes, where some are.
+    pub(crate) staleness: Staleness,
     pub(crate) fault: Option<String>,
 }
 
 impl std::fmt::Display for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { reads, writes, unknown, errors, lives, fault } = self;
+        let Self { reads, writes, unknown, errors, lives, staleness, fault } = self;
         write!(
             f,
             "{reads} reads and {writes} writes ({unknown} of unknown fate, {errors} errors) of {lives} keys, "
         )?;
-        write!(f, "{} violations", if fault.is_some() { "some" } else { "no" })
+        write!(f, "{} violations", if fault.is_some() { "some" } else { "no" })?;
+        if staleness.count() > 0 { write!(f, ", {staleness}") } else { Ok(()) }
     }
 }
 
@@ -202,7 +210,7 @@ fn attack(
     });
     // With it goes the last hold on every key, and the last sender to the judge.
     drop(stage);
-    let (lives, violation) = verdict.join().expect("the judge does not panic");
+    let (lives, staleness, violation) = verdict.join().expect("the judge does not panic");
     let tally = &shared.tally;
     Outcome {
         reads: tally.reads.load(Relaxed),
@@ -210,6 +218,7 @@ fn attack(
         unknown: tally.unknown.load(Relaxed),
         errors: tally.errors.load(Relaxed),
         lives,
+        staleness,
         fault: violation.or_else(|| shared.faults.lock().pop()),
     }
 }
@@ -257,8 +266,12 @@ fn open(stage: &Stage<'_>, law: Law, random: &mut Rng) {
 }
 
 /// Checks each history as it is handed in. The first violation ends the run.
-fn judge_all(law: Law, histories: &Receiver<History>, is_over: &AtomicBool) -> (u64, Option<String>) {
-    let (mut lives, mut fault) = (0, None);
+fn judge_all(
+    law: Law,
+    histories: &Receiver<History>,
+    is_over: &AtomicBool,
+) -> (u64, Staleness, Option<String>) {
+    let (mut lives, mut staleness, mut fault) = (0, Staleness::default(), None);
     for history in histories {
         lives += 1;
         if fault.is_some() {
@@ -268,12 +281,13 @@ fn judge_all(law: Law, histories: &Receiver<History>, is_over: &AtomicBool) -> (
             Law::Register => checker::check(&history),
             _ => versions::check(&history, MAX_STALENESS),
         };
+        staleness.add(Staleness::of(&history));
         if let Err(violation) = verdict {
             is_over.store(true, Relaxed);
             fault = Some(format!("{}: {violation}", history.key));
         }
     }
-    (lives, fault)
+    (lives, staleness, fault)
 }
 
 fn make_trouble(stage: &Stage<'_>, relay: &Relay, trouble: Trouble, random: &mut Rng) {
@@ -336,13 +350,14 @@ fn sleep_ms(random: &mut Rng, range: std::ops::Range<u64>) {
 }
 
 /// The proxy's own counters: nothing but the attacked keys is ever read.
+#[derive(Debug)]
 pub(crate) struct HitShare {
     hits: u64,
     lookups: u64,
 }
 
 impl HitShare {
-    fn of(proxy: &Proxy) -> Self {
+    pub(crate) fn of(proxy: &Proxy) -> Self {
         let [hits, misses, joins] = ["hits", "misses", "joins"].map(|name| proxy.stat(name));
         Self { hits, lookups: hits + misses + joins }
     }
