@@ -50,6 +50,8 @@ pub(crate) struct Scene {
     /// How many reading commands there are for a key. Each is a variant, and where something else is seen through
     /// one, the others have to wait for a certification.
     pub(crate) variants: usize,
+    /// How many of `troupe::PROFILES` readers have.
+    pub(crate) profiles: usize,
     /// How long an author leaves a key alone: drawn for each.
     pub(crate) tempo_ms: Range<u64>,
     /// Of each version, if they have any.
@@ -92,6 +94,7 @@ const ORDINARY: Scene = Scene {
     databases: 2,
     shapes: &Shape::ALL,
     variants: 7,
+    profiles: 4,
     tempo_ms: 10..80,
     ttl_ms: None,
     inside: 0.4,
@@ -127,7 +130,7 @@ pub(crate) const SLOW_LANES: Scene = Scene {
     keys: 6,
     variants: 1,
     tempo_ms: 150..300,
-    ttl_ms: Some(60..160),
+    ttl_ms: Some(5..100),
     inside: 0.1,
     strain: Strain::SlowLanes,
     ..ORDINARY
@@ -140,7 +143,8 @@ pub(crate) const CROSSING: Scene = Scene {
     databases: 1,
     shapes: &[Shape::Text, Shape::Hash],
     variants: 2,
-    tempo_ms: 300..700,
+    profiles: 2,
+    tempo_ms: 400..800,
     inside: 0.0,
     lasts_longer: 4,
     strain: Strain::Crossing,

@@ -17,6 +17,8 @@ use crate::common::resp::{children, payload};
 pub(crate) const VERSIONS_MAX: Value = 2_000;
 /// The string of version 0 of database 0 is so long: STRLEN tells the version.
 const LENGTH_MIN: u64 = 64;
+/// Strings and hashes have two questions for all, and then so many that tell a version.
+const RARE: usize = 3;
 const FIELDS: [&str; 3] = ["a", "b", "c"];
 const MEMBER: &str = "m";
 
@@ -123,15 +125,24 @@ const OF_SORTED: &[Question] = &[
 impl Place {
     /// One of the first `variants` questions that there are for such a key.
     pub(crate) fn question(&self, variants: usize, random: &mut Rng) -> Question {
-        let all = match self.shape {
+        let all = self.questions();
+        all[random.usize(0..all.len().min(variants))]
+    }
+
+    /// One of the questions behind those, which is in nobody's memory yet.
+    pub(crate) fn rare_question(&self, variants: usize, random: &mut Rng) -> Question {
+        self.questions()[variants + random.usize(0..RARE)]
+    }
+
+    fn questions(&self) -> &'static [Question] {
+        match self.shape {
             Shape::Text => OF_TEXT,
             Shape::Number => OF_NUMBER,
             Shape::Hash => OF_HASH,
             Shape::List => OF_LIST,
             Shape::Set => OF_SET,
             Shape::Sorted => OF_SORTED,
-        };
-        all[random.usize(0..all.len().min(variants))]
+        }
     }
 
     /// Writes a version, as one atomic step. `follows` says that the version before is there, and `dumped` makes a

@@ -32,7 +32,7 @@ const SLOW_WRITE_MS: std::ops::Range<u64> = 1..15;
 const BUSY_FOR: Duration = Duration::from_millis(800);
 const PAUSE_AFTER_BUSY_MS: std::ops::Range<u64> = 300..600;
 /// The second write of a burst comes about when the first one's invalidation does, and reads are on their way.
-const BURST_MS: std::ops::Range<u64> = 0..60;
+const BURST_MS: std::ops::Range<u64> = 50..75;
 
 /// One key of one database, as long as it is attacked.
 pub(crate) struct Life {
@@ -255,7 +255,8 @@ pub(crate) fn read(board: &Board<'_>, random: &mut Rng) {
         let life = board.any(random);
         let home = (random.usize(0..board.proxies.len()), life.place.database);
         let seats = seats.entry(home).or_insert_with(|| {
-            PROFILES.iter().map(|profile| Seat::take(board, home.0, home.1, *profile)).collect()
+            let profiles = PROFILES.iter().take(board.scene.profiles).cycle().take(PROFILES.len());
+            profiles.map(|profile| Seat::take(board, home.0, home.1, *profile)).collect()
         });
         random.shuffle(seats);
         let first = life.place.question(board.scene.variants, random);
@@ -316,8 +317,9 @@ pub(crate) fn write(board: &Board<'_>, random: &mut Rng, share: (usize, usize)) 
                 board.renew(*index, random);
             } else if *due <= now() {
                 author.write(&life, random);
-                let is_burst = board.scene.strain == Strain::Crossing && random.bool();
-                let pause = if is_burst {
+                // Twos of writes, so that the reads that the first one causes are on their way at the second.
+                let is_first = board.scene.strain == Strain::Crossing && life.next_version() % 2 == 0;
+                let pause = if is_first {
                     Duration::from_millis(random.u64(BURST_MS))
                 } else {
                     life.tempo.mul_f64(random.f64() + 0.5)
@@ -461,14 +463,17 @@ impl Author<'_> {
         let ttl = ttl.filter(|_| !change.removes);
         life.record_version(proxy, start, end, change.command, change.removes, ttl);
         board.writes.fetch_add(1, Relaxed);
-        if let Some(proxy) = proxy {
-            // Who has written looks at once, as another user on another connection.
-            let profile = *random.choice(PROFILES).as_ref().expect("there are some");
+        let is_crossing = board.scene.strain == Strain::Crossing;
+        if let Some(proxy) = proxy.or(is_crossing.then_some(0)) {
+            // Who has written looks at once, as another user on another connection; where replies cross, with a question
+            // that nobody else asks, which may overtake an older reply.
+            let profile = PROFILES[random.usize(0..board.scene.profiles)];
             let seat = self
                 .seats
                 .entry((proxy, place.database))
                 .or_insert_with(|| Seat::take(board, proxy, place.database, profile));
-            seat.ask(life, place.question(board.scene.variants, random));
+            let question = if is_crossing { Place::rare_question } else { Place::question };
+            seat.ask(life, question(place, board.scene.variants, random));
             seat.hear();
         }
     }
