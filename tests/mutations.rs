@@ -15,22 +15,14 @@ mod checker;
 mod contests;
 #[path = "history/generator.rs"]
 mod generator;
-#[path = "history/monitor.rs"]
-mod monitor;
 #[path = "history/recorder.rs"]
 mod recorder;
 #[path = "history/run.rs"]
 #[allow(dead_code, reason = "histories of a sound proxy are judged elsewhere")]
 mod run;
-#[path = "history/scenes.rs"]
+#[path = "history/scenes/mod.rs"]
 #[allow(dead_code, reason = "histories of a sound proxy are judged elsewhere")]
 mod scenes;
-#[path = "history/shapes.rs"]
-mod shapes;
-#[path = "history/staleness.rs"]
-mod staleness;
-#[path = "history/troupe.rs"]
-mod troupe;
 #[path = "history/versions.rs"]
 mod versions;
 

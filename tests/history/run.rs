@@ -17,22 +17,19 @@ use super::actors::{self, Stage};
 use super::caller::Shared;
 use super::generator::Load;
 use super::recorder::History;
-use super::staleness::Staleness;
 use super::{checker, contests, versions};
 use crate::common::{Client, Proxy, ProxyBuilder, Redis, Relay, proxy};
 
-/// How many runs share the time that `NEARHIT_HISTORY_SECONDS` gives.
-pub(crate) const RUNS: u32 = 10;
-const SECONDS_DEFAULT: f64 = 10.0;
+const SECONDS_DEFAULT: f64 = 1.0;
 /// The share of the attacked keys' reads that must have been hits.
-pub(crate) const HIT_SHARE_MIN: f64 = 0.30;
+const HIT_SHARE_MIN: f64 = 0.30;
 
 /// In pairs, where they are versions.
 const KEYS: usize = 6;
 const READERS: usize = 4;
 const WRITERS: usize = 2;
 /// For versions: short, so that a value kept too long is soon noticed.
-pub(crate) const MAX_STALENESS: Duration = Duration::from_millis(300);
+const MAX_STALENESS: Duration = Duration::from_millis(300);
 const LINK_DELAY_MS: u64 = 25;
 /// Longer than `MAX_STALENESS`: the lease must lapse.
 const STALL: Duration = Duration::from_millis(450);
@@ -64,27 +61,22 @@ pub(crate) enum Trouble {
     LinkFails,
 }
 
-/// Runs it for its share of the time, prints what was done, and panics if that cannot be explained.
+/// Runs it for its time, prints what was done, and panics if that cannot be explained.
 #[track_caller]
 pub(crate) fn run(law: Law, trouble: Trouble) {
-    let (seed, lasts) = drawn();
-    let name = format!("{law:?} with {trouble:?}");
-    let (outcome, share) = launch(law, trouble, seed, lasts, None);
-    println!("{name}: seed {seed}, {outcome}, {share}");
-    let again = format!("NEARHIT_HISTORY_SEED={seed} draws the like again");
-    if let Some(fault) = outcome.fault {
-        panic!("{name}: {fault}\n{again}");
-    }
-    assert!(share.ratio() >= HIT_SHARE_MIN, "{name}: {share}: the cache was hardly used\n{again}");
-}
-
-/// The seed of a run, and its share of the time.
-pub(crate) fn drawn() -> (u64, Duration) {
     let seconds =
         env::var("NEARHIT_HISTORY_SECONDS").map_or(SECONDS_DEFAULT, |text| text.parse().expect("seconds"));
     let seed = env::var("NEARHIT_HISTORY_SEED")
         .map_or_else(|_| fastrand::u64(..), |text| text.parse().expect("a seed"));
-    (seed, Duration::from_secs_f64(seconds / f64::from(RUNS)))
+
+    let name = format!("{law:?} with {trouble:?}");
+    let (outcome, share) = launch(law, trouble, seed, Duration::from_secs_f64(seconds), None);
+    println!("{name}: seed {seed}, {outcome}, {share}");
+    let again = format!("NEARHIT_HISTORY_SEED={seed} NEARHIT_HISTORY_SECONDS={seconds} runs the like again");
+    if let Some(fault) = outcome.fault {
+        panic!("{name}: {fault}\n{again}");
+    }
+    assert!(share.ratio() >= HIT_SHARE_MIN, "{name}: {share}: the cache was hardly used\n{again}");
 }
 
 /// Runs it once, against a proxy in which this guard is broken, if one is named.
@@ -114,7 +106,7 @@ pub(crate) fn launch(
 }
 
 /// Runs take turns, whether they are threads of one process or processes of their own: each needs the machine.
-pub(crate) fn turn() -> File {
+fn turn() -> File {
     let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("history.lock");
     let file = File::create(path).expect("cargo makes this directory");
     file.lock().expect("the file system has locks");
@@ -156,20 +148,17 @@ pub(crate) struct Outcome {
     pub(crate) unknown: u64,
     pub(crate) errors: u64,
     pub(crate) lives: u64,
-    /// Of the outside writes, where some are.
-    pub(crate) staleness: Staleness,
     pub(crate) fault: Option<String>,
 }
 
 impl std::fmt::Display for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { reads, writes, unknown, errors, lives, staleness, fault } = self;
+        let Self { reads, writes, unknown, errors, lives, fault } = self;
         write!(
             f,
             "{reads} reads and {writes} writes ({unknown} of unknown fate, {errors} errors) of {lives} keys, "
         )?;
-        write!(f, "{} violations", if fault.is_some() { "some" } else { "no" })?;
-        if staleness.count() > 0 { write!(f, ", {staleness}") } else { Ok(()) }
+        write!(f, "{} violations", if fault.is_some() { "some" } else { "no" })
     }
 }
 
@@ -210,7 +199,7 @@ fn attack(
     });
     // With it goes the last hold on every key, and the last sender to the judge.
     drop(stage);
-    let (lives, staleness, violation) = verdict.join().expect("the judge does not panic");
+    let (lives, violation) = verdict.join().expect("the judge does not panic");
     let tally = &shared.tally;
     Outcome {
         reads: tally.reads.load(Relaxed),
@@ -218,7 +207,6 @@ fn attack(
         unknown: tally.unknown.load(Relaxed),
         errors: tally.errors.load(Relaxed),
         lives,
-        staleness,
         fault: violation.or_else(|| shared.faults.lock().pop()),
     }
 }
@@ -266,12 +254,8 @@ fn open(stage: &Stage<'_>, law: Law, random: &mut Rng) {
 }
 
 /// Checks each history as it is handed in. The first violation ends the run.
-fn judge_all(
-    law: Law,
-    histories: &Receiver<History>,
-    is_over: &AtomicBool,
-) -> (u64, Staleness, Option<String>) {
-    let (mut lives, mut staleness, mut fault) = (0, Staleness::default(), None);
+fn judge_all(law: Law, histories: &Receiver<History>, is_over: &AtomicBool) -> (u64, Option<String>) {
+    let (mut lives, mut fault) = (0, None);
     for history in histories {
         lives += 1;
         if fault.is_some() {
@@ -281,13 +265,12 @@ fn judge_all(
             Law::Register => checker::check(&history),
             _ => versions::check(&history, MAX_STALENESS),
         };
-        staleness.add(Staleness::of(&history));
         if let Err(violation) = verdict {
             is_over.store(true, Relaxed);
             fault = Some(format!("{}: {violation}", history.key));
         }
     }
-    (lives, staleness, fault)
+    (lives, fault)
 }
 
 fn make_trouble(stage: &Stage<'_>, relay: &Relay, trouble: Trouble, random: &mut Rng) {

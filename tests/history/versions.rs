@@ -9,8 +9,7 @@
 //!
 //! nor of a version whose own time to live was over when it began (expiry is honoured, without any staleness), or
 //! whose write had not begun when it ended, nor of an expiry that could not have been. A read of nothing does not say
-//! which deletion or expiry it saw, nor does one that says that there is something tell which version. The earliest that is
-//! possible is assumed, so whatever is found wrong is wrong.
+//! which deletion or expiry it saw. The earliest that is possible is assumed, so whatever is found wrong is wrong.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -122,7 +121,7 @@ impl Key<'_> {
         }
     }
 
-    /// When the key was there.
+    /// When the key was there: as with absence, the earliest that is possible.
     fn presence(&self, op: &Op, floor: Floor) -> Result<u64, Box<Violation>> {
         let mut possible = self.from(floor, op).filter(|one| !one.removes && !one.is_over_at(op.start));
         possible.find(|one| 2 * one.version >= floor.time).map(|one| 2 * one.version).ok_or_else(|| {

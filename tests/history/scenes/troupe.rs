@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use parking_lot::{Mutex, RwLock};
 
-use super::generator::words;
-use super::recorder::{Door, Kind, NOTHING, Op, UNKNOWN, Value, Written, nanoseconds, now};
-use super::scenes::{PASSWORD, Scene, Strain, USER};
 use super::shapes::{Place, Question};
+use super::{PASSWORD, Scene, Strain, USER};
 use crate::common::resp::{encode, shown};
 use crate::common::{Client, Redis};
+use crate::generator::words;
+use crate::recorder::{Door, Kind, NOTHING, Op, UNKNOWN, Value, Written, nanoseconds, now};
 
 /// Of one database, through one proxy: RESP2 and RESP3, the default user and another one.
 const PROFILES: [(u8, bool); 4] = [(2, false), (3, false), (2, true), (3, true)];
@@ -318,7 +318,8 @@ pub(crate) fn write(board: &Board<'_>, random: &mut Rng, share: (usize, usize)) 
             } else if *due <= now() {
                 author.write(&life, random);
                 // Twos of writes, so that the reads that the first one causes are on their way at the second.
-                let is_first = board.scene.strain == Strain::Crossing && life.next_version() % 2 == 0;
+                let is_first =
+                    board.scene.strain == Strain::Crossing && life.next_version().is_multiple_of(2);
                 let pause = if is_first {
                     Duration::from_millis(random.u64(BURST_MS))
                 } else {

@@ -4,7 +4,14 @@
 //!
 //! Each proxy is judged for itself, by what was read through it: what went through the other is an outside write.
 
+mod monitor;
+mod shapes;
+mod staleness;
+mod troupe;
+
+use std::env;
 use std::fmt;
+use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -14,19 +21,25 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
-use super::monitor::Log;
-use super::recorder::{Door, History, Kind, Op, SOMETHING, Written};
-use super::run::{HIT_SHARE_MIN, HitShare, MAX_STALENESS, Outcome, drawn, turn};
-use super::shapes::{Place, Shape};
-use super::staleness::Staleness;
-use super::troupe::{self, Board, Record};
-use super::{checker, versions};
+use self::monitor::Log;
+use self::shapes::{Place, Shape};
+use self::staleness::Staleness;
+use self::troupe::{Board, Record};
 use crate::common::resp::payload;
 use crate::common::{Proxy, ProxyBuilder, Redis, Relay, eventually, proxy};
+use crate::recorder::{Door, History, Kind, Op, SOMETHING, Written};
+use crate::run::{HitShare, Outcome};
+use crate::{checker, versions};
 
 /// May do everything, like the default user, and yet has variants of its own.
 pub(crate) const USER: &str = "reader";
 pub(crate) const PASSWORD: &str = "secret";
+
+const SECONDS_DEFAULT: f64 = 1.0;
+/// The share of the attacked keys' reads that must have been hits, through each proxy.
+const HIT_SHARE_MIN: f64 = 0.30;
+/// Short, so that a value kept too long is soon noticed.
+const MAX_STALENESS: Duration = Duration::from_millis(300);
 
 const AUTHORS: usize = 2;
 const LINK_DELAY_MS: u64 = 25;
@@ -85,7 +98,7 @@ impl Scene {
 }
 
 const ORDINARY: Scene = Scene {
-    name: "every type",
+    name: "EveryType",
     proxies: 1,
     workers: 2,
     readers: 3,
@@ -105,10 +118,10 @@ const ORDINARY: Scene = Scene {
 pub(crate) const EVERY_TYPE: Scene = ORDINARY;
 
 pub(crate) const PLAIN: Scene =
-    Scene { name: "plain", workers: 1, readers: 2, is_quiet: true, keys: 6, inside: 0.1, ..ORDINARY };
+    Scene { name: "Plain", workers: 1, readers: 2, is_quiet: true, keys: 6, inside: 0.1, ..ORDINARY };
 
 pub(crate) const SLOW_LINK: Scene = Scene {
-    name: "link delayed by 25 ms",
+    name: "SlowLink",
     keys: 6,
     variants: 2,
     tempo_ms: 100..500,
@@ -118,14 +131,13 @@ pub(crate) const SLOW_LINK: Scene = Scene {
     ..ORDINARY
 };
 
-pub(crate) const LOAD: Scene =
-    Scene { name: "2 workers under load", readers: 6, tempo_ms: 5..40, inside: 0.1, ..ORDINARY };
+pub(crate) const LOAD: Scene = Scene { name: "Load", readers: 6, tempo_ms: 5..40, inside: 0.1, ..ORDINARY };
 
 pub(crate) const TWO_PROXIES: Scene =
-    Scene { name: "two proxies", proxies: 2, readers: 4, inside: 0.7, ..ORDINARY };
+    Scene { name: "TwoProxies", proxies: 2, readers: 4, inside: 0.7, ..ORDINARY };
 
 pub(crate) const SLOW_LANES: Scene = Scene {
-    name: "short lives and slow lanes",
+    name: "SlowLanes",
     readers: 6,
     keys: 6,
     variants: 1,
@@ -137,7 +149,7 @@ pub(crate) const SLOW_LANES: Scene = Scene {
 };
 
 pub(crate) const CROSSING: Scene = Scene {
-    name: "crossing replies",
+    name: "Crossing",
     readers: 6,
     keys: 4,
     databases: 1,
@@ -152,7 +164,7 @@ pub(crate) const CROSSING: Scene = Scene {
 };
 
 pub(crate) const BUSY: Scene = Scene {
-    name: "busy scripts",
+    name: "BusyScripts",
     keys: 4,
     variants: 2,
     tempo_ms: 50..150,
@@ -161,26 +173,23 @@ pub(crate) const BUSY: Scene = Scene {
     ..ORDINARY
 };
 
-pub(crate) const MOVES: Scene = Scene {
-    name: "the address moves",
-    keys: 6,
-    tempo_ms: 30..100,
-    lasts_longer: 2,
-    strain: Strain::Moves,
-    ..ORDINARY
-};
+pub(crate) const MOVES: Scene =
+    Scene { name: "Moves", keys: 6, tempo_ms: 30..100, lasts_longer: 2, strain: Strain::Moves, ..ORDINARY };
 
 /// Plays it for its share of the time, prints what was done, and panics if that cannot be explained.
 #[track_caller]
 pub(crate) fn play(scene: &Scene) {
-    let (seed, lasts) = drawn();
-    let report = launch(scene, seed, lasts, None);
-    println!("{}: seed {seed}, {report}", scene.name);
-    let again = format!("NEARHIT_HISTORY_SEED={seed} draws the like again");
+    let seconds =
+        env::var("NEARHIT_HISTORY_SECONDS").map_or(SECONDS_DEFAULT, |text| text.parse().expect("seconds"));
+    let seed = env::var("NEARHIT_HISTORY_SEED")
+        .map_or_else(|_| fastrand::u64(..), |text| text.parse().expect("a seed"));
+    let report = launch(scene, seed, Duration::from_secs_f64(seconds), None);
+    println!("Scene with {}: seed {seed}, {report}", scene.name);
+    let again = format!("NEARHIT_HISTORY_SEED={seed} NEARHIT_HISTORY_SECONDS={seconds} runs the like again");
     if let Some(fault) = report.outcome.fault {
         panic!("{}: {fault}\n{again}", scene.name);
     }
-    let staleness = &report.outcome.staleness;
+    let staleness = &report.staleness;
     assert!(staleness.max() <= MAX_STALENESS, "{}: {staleness}\n{again}", scene.name);
     assert!(staleness.count() > 0 && report.registers > 0 || scene.ttl_ms.is_some(), "{report:?}");
     for share in &report.shares {
@@ -191,6 +200,7 @@ pub(crate) fn play(scene: &Scene) {
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) outcome: Outcome,
+    staleness: Staleness,
     /// How many keys were judged as registers, too.
     registers: u64,
     /// The versions of all keys, where they are held against Redis's own log.
@@ -201,8 +211,8 @@ pub(crate) struct Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { outcome, registers, shares, .. } = self;
-        write!(f, "{outcome}, {registers} keys were registers")?;
+        let Self { outcome, registers, staleness, shares, .. } = self;
+        write!(f, "{outcome}, {registers} of them registers; {staleness}")?;
         shares.iter().try_for_each(|share| write!(f, "; {share}"))
     }
 }
@@ -229,6 +239,14 @@ pub(crate) fn launch(scene: &Scene, seed: u64, lasts: Duration, mutation: Option
         }
     }
     report
+}
+
+/// Scenes and runs take turns: each needs the machine.
+fn turn() -> File {
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("history.lock");
+    let file = File::create(path).expect("cargo makes this directory");
+    file.lock().expect("the file system has locks");
+    file
 }
 
 fn start_servers(scene: &Scene) -> Vec<Redis> {
@@ -307,15 +325,8 @@ fn perform(
     let verdict = judge.join().expect("the judge does not panic");
     let fault = verdict.fault.or(fault);
     Report {
-        outcome: Outcome {
-            reads,
-            writes,
-            errors,
-            lives: verdict.lives,
-            staleness: verdict.staleness,
-            fault,
-            ..Outcome::default()
-        },
+        outcome: Outcome { reads, writes, errors, lives: verdict.lives, fault, ..Outcome::default() },
+        staleness: verdict.staleness,
         registers: verdict.registers,
         record: verdict.record,
         shares: proxies.iter().map(HitShare::of).collect(),

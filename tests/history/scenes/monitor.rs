@@ -7,9 +7,9 @@ use std::collections::HashMap;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::recorder::{UNKNOWN, Written, nanoseconds, now};
 use super::shapes::Place;
 use crate::common::{Client, Redis};
+use crate::recorder::{UNKNOWN, Written, nanoseconds, now};
 
 const LAST_WORD: &str = "the log ends here";
 /// The beginning of a line says which key and which version.
