@@ -7,7 +7,7 @@
 //! trouble between proxy and Redis, and must have been answered
 //! from memory in good part.
 //!
-//! Ten seconds by default, in all. `NEARHIT_HISTORY_SECONDS=600` makes it long, `NEARHIT_HISTORY_SEED=n` draws the
+//! A second each by default. `NEARHIT_HISTORY_SECONDS=60` makes them long, `NEARHIT_HISTORY_SEED=n` draws the
 //! same commands again (threads interleave as they like, so the same history does not come back by itself).
 //! `--nocapture` shows what was done.
 
@@ -29,6 +29,8 @@ mod generator;
 mod recorder;
 #[path = "history/run.rs"]
 mod run;
+#[path = "history/scenes/mod.rs"]
+mod scenes;
 #[path = "history/versions.rs"]
 mod versions;
 
@@ -82,4 +84,49 @@ fn no_update_is_lost_while_invalidations_come_late() {
 #[test]
 fn no_news_outruns_its_key_while_invalidations_come_late() {
     run(Law::News, Trouble::SlowLink);
+}
+
+#[test]
+fn outside_writes_show_in_time() {
+    scenes::play(&scenes::PLAIN);
+}
+
+#[test]
+fn outside_writes_show_in_time_while_invalidations_come_late() {
+    scenes::play(&scenes::SLOW_LINK);
+}
+
+#[test]
+fn outside_writes_show_in_time_under_load() {
+    scenes::play(&scenes::LOAD);
+}
+
+#[test]
+fn keys_of_every_type_go_forward_on_every_connection() {
+    scenes::play(&scenes::EVERY_TYPE);
+}
+
+#[test]
+fn two_proxies_each_keep_their_promises() {
+    scenes::play(&scenes::TWO_PROXIES);
+}
+
+#[test]
+fn nothing_outlives_its_time_while_replies_come_late() {
+    scenes::play(&scenes::SLOW_LANES);
+}
+
+#[test]
+fn nothing_goes_back_while_replies_cross_invalidations() {
+    scenes::play(&scenes::CROSSING);
+}
+
+#[test]
+fn no_write_is_hidden_by_a_busy_script() {
+    scenes::play(&scenes::BUSY);
+}
+
+#[test]
+fn no_lane_stays_behind_when_the_address_moves() {
+    scenes::play(&scenes::MOVES);
 }

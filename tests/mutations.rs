@@ -21,6 +21,9 @@ mod recorder;
 #[path = "history/run.rs"]
 #[allow(dead_code, reason = "histories of a sound proxy are judged elsewhere")]
 mod run;
+#[path = "history/scenes/mod.rs"]
+#[allow(dead_code, reason = "histories of a sound proxy are judged elsewhere")]
+mod scenes;
 #[path = "history/versions.rs"]
 mod versions;
 
@@ -63,20 +66,35 @@ histories! {
     a_message_before_its_push: MessageBeforePush, News with SlowLink;
 }
 
-/// What needs times that no real server keeps to, or an order of events that it seldom comes to.
-const BY_MODEL_ALONE: [Mutation; 6] = [
-    Mutation::OneAnswer,
-    Mutation::BusyCertifies,
-    Mutation::PttlFromReceipt,
-    Mutation::JoinPastDeadline,
-    Mutation::ForeignLane,
-    Mutation::SeenByFillTime,
-];
+/// What is to be found in which scene.
+macro_rules! scenes {
+    ($($test:ident: $mutation:ident, $scene:ident;)+) => {
+        const BY_SCENE: &[Mutation] = &[$(Mutation::$mutation),+];
+
+        $(
+            #[test]
+            fn $test() {
+                is_found_in(Mutation::$mutation, &scenes::$scene);
+            }
+        )+
+    };
+}
+
+scenes! {
+    an_error_that_certifies: BusyCertifies, BUSY;
+    a_time_to_live_that_counts_from_the_answer: PttlFromReceipt, SLOW_LANES;
+    who_joins_past_the_deadline: JoinPastDeadline, SLOW_LANES;
+    a_lane_that_stays_behind: ForeignLane, MOVES;
+    an_entry_that_counts_as_read_when_it_was_stored: SeenByFillTime, CROSSING;
+}
+
+/// What needs an order of events that no real server keeps to often enough.
+const BY_MODEL_ALONE: [Mutation; 1] = [Mutation::OneAnswer];
 
 #[test]
 fn every_guard_has_somebody_who_misses_it() {
     for mutation in Mutation::ALL {
-        let is_tried = BY_HISTORY.contains(mutation) || BY_MODEL_ALONE.contains(mutation);
+        let is_tried = [BY_HISTORY, BY_SCENE, &BY_MODEL_ALONE].iter().any(|all| all.contains(mutation));
         assert!(is_tried, "{}: who would notice?", mutation.name());
     }
 }
@@ -143,4 +161,17 @@ fn is_found(mutation: Mutation, law: Law, trouble: Trouble) {
         println!("{}: run {}, {outcome}, {share}", mutation.name(), seed + 1);
     }
     panic!("{}: not found in {RUNS_MAX} runs of {law:?} with {trouble:?}", mutation.name());
+}
+
+#[track_caller]
+fn is_found_in(mutation: Mutation, scene: &scenes::Scene) {
+    for seed in 0..RUNS_MAX {
+        let report = scenes::launch(scene, seed, LASTS, Some(mutation.name()));
+        let fault = report.outcome.fault.as_deref();
+        println!("{}: run {}, {report}: {}", mutation.name(), seed + 1, fault.unwrap_or("nothing was found"));
+        if fault.is_some() {
+            return;
+        }
+    }
+    panic!("{}: not found in {RUNS_MAX} runs of the scene {}", mutation.name(), scene.name);
 }

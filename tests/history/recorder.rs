@@ -14,6 +14,9 @@ pub(crate) type Value = u64;
 /// What a key that does not exist holds.
 pub(crate) const NOTHING: Value = 0;
 
+/// What a read says that tells only that there is something, as EXISTS does.
+pub(crate) const SOMETHING: Value = u64::MAX;
+
 /// The end of an operation of which nobody knows whether it took effect.
 pub(crate) const UNKNOWN: u64 = u64::MAX;
 
@@ -169,7 +172,11 @@ struct Shown(Value);
 
 impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 == NOTHING { f.write_str("nothing") } else { write!(f, "{}", self.0) }
+        match self.0 {
+            NOTHING => f.write_str("nothing"),
+            SOMETHING => f.write_str("something"),
+            value => write!(f, "{value}"),
+        }
     }
 }
 

@@ -20,9 +20,7 @@ use super::recorder::History;
 use super::{checker, contests, versions};
 use crate::common::{Client, Proxy, ProxyBuilder, Redis, Relay, proxy};
 
-/// How many runs share the time that `NEARHIT_HISTORY_SECONDS` gives.
-pub(crate) const RUNS: u32 = 10;
-const SECONDS_DEFAULT: f64 = 10.0;
+const SECONDS_DEFAULT: f64 = 1.0;
 /// The share of the attacked keys' reads that must have been hits.
 const HIT_SHARE_MIN: f64 = 0.30;
 
@@ -63,17 +61,16 @@ pub(crate) enum Trouble {
     LinkFails,
 }
 
-/// Runs it for its share of the time, prints what was done, and panics if that cannot be explained.
+/// Runs it for its time, prints what was done, and panics if that cannot be explained.
 #[track_caller]
 pub(crate) fn run(law: Law, trouble: Trouble) {
     let seconds =
         env::var("NEARHIT_HISTORY_SECONDS").map_or(SECONDS_DEFAULT, |text| text.parse().expect("seconds"));
     let seed = env::var("NEARHIT_HISTORY_SEED")
         .map_or_else(|_| fastrand::u64(..), |text| text.parse().expect("a seed"));
-    let lasts = Duration::from_secs_f64(seconds / f64::from(RUNS));
 
     let name = format!("{law:?} with {trouble:?}");
-    let (outcome, share) = launch(law, trouble, seed, lasts, None);
+    let (outcome, share) = launch(law, trouble, seed, Duration::from_secs_f64(seconds), None);
     println!("{name}: seed {seed}, {outcome}, {share}");
     let again = format!("NEARHIT_HISTORY_SEED={seed} NEARHIT_HISTORY_SECONDS={seconds} runs the like again");
     if let Some(fault) = outcome.fault {
@@ -144,7 +141,7 @@ fn start(law: Law, trouble: Trouble, redis: &Redis, relay: &Relay, mutation: Opt
 }
 
 /// What was done, and what was wrong with it.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) reads: u64,
     pub(crate) writes: u64,
@@ -336,13 +333,14 @@ fn sleep_ms(random: &mut Rng, range: std::ops::Range<u64>) {
 }
 
 /// The proxy's own counters: nothing but the attacked keys is ever read.
+#[derive(Debug)]
 pub(crate) struct HitShare {
     hits: u64,
     lookups: u64,
 }
 
 impl HitShare {
-    fn of(proxy: &Proxy) -> Self {
+    pub(crate) fn of(proxy: &Proxy) -> Self {
         let [hits, misses, joins] = ["hits", "misses", "joins"].map(|name| proxy.stat(name));
         Self { hits, lookups: hits + misses + joins }
     }

@@ -14,7 +14,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::recorder::{Door, History, Kind, NOTHING, Op, UNKNOWN, Violation, Written, nanoseconds};
+use super::recorder::{
+    Door, History, Kind, NOTHING, Op, SOMETHING, UNKNOWN, Violation, Written, nanoseconds,
+};
 
 /// Redis counts times to live in milliseconds of the wall clock, and the proxy in a clock of its own.
 const CLOCK_SLACK: Duration = Duration::from_millis(5);
@@ -102,6 +104,9 @@ impl Key<'_> {
         if value == NOTHING {
             return self.absence(op, floor);
         }
+        if value == SOMETHING {
+            return self.presence(op, floor);
+        }
         let written = usize::try_from(value).ok().and_then(|value| self.versions.get(value - 1));
         match written {
             None => Err(Box::new(Violation::new("a version that nobody wrote was read", &[*op]))),
@@ -116,14 +121,35 @@ impl Key<'_> {
         }
     }
 
+    /// When the key was there: as with absence, the earliest that is possible.
+    fn presence(&self, op: &Op, floor: Floor) -> Result<u64, Box<Violation>> {
+        let mut possible = self.from(floor, op).filter(|one| !one.removes && !one.is_over_at(op.start));
+        possible.find(|one| 2 * one.version >= floor.time).map(|one| 2 * one.version).ok_or_else(|| {
+            let begun = self.versions.iter().take_while(|one| one.start <= op.end);
+            match begun.last().filter(|one| !one.removes) {
+                None if floor.time == 0 => fault("something was read before any write began", *op, []),
+                Some(one) if one.is_over_at(op.start) => {
+                    fault("something was read past its time to live", *op, [*one])
+                }
+                _ => self.too_early(op, None, floor),
+            }
+        })
+    }
+
+    /// The versions that a read may have seen, from the floor's on.
+    fn from(&self, floor: Floor, op: &Op) -> impl Iterator<Item = &Written> {
+        let first =
+            usize::try_from(floor.time / 2).expect("so many versions fit in memory").saturating_sub(1);
+        let end = op.end;
+        self.versions[first..].iter().take_while(move |one| one.start <= end)
+    }
+
     /// When the key was not there.
     fn absence(&self, op: &Op, floor: Floor) -> Result<u64, Box<Violation>> {
         if floor.time == 0 {
             return Ok(0);
         }
-        let first =
-            usize::try_from(floor.time / 2).expect("so many versions fit in memory").saturating_sub(1);
-        for one in self.versions[first..].iter().take_while(|one| one.start <= op.end) {
+        for one in self.from(floor, op) {
             if one.removes && 2 * one.version >= floor.time {
                 return Ok(2 * one.version);
             }
@@ -150,7 +176,8 @@ impl Key<'_> {
             Why::Beginning => {}
         }
         // The write that the floor is about, when that is known by a read only.
-        let of_floor = usize::try_from(floor.time / 2).ok().and_then(|index| self.versions.get(index - 1));
+        let of_floor =
+            usize::try_from(floor.time / 2).ok().and_then(|index| self.versions.get(index.checked_sub(1)?));
         versions.extend(of_floor);
         versions.sort_by_key(|one| one.version);
         versions.dedup();
@@ -266,6 +293,22 @@ mod tests {
         rejects(&three, &[(1, 31, 32), (0, 33, 34), (1, 35, 36)], "went back");
         rejects(&three, &[(3, 51, 52), (0, 53, 54)], "went back");
         rejects(&three, &[(1, 21, 22), (0, 23, 24)], "went back");
+    }
+
+    #[test]
+    fn who_asks_only_whether_there_is_something_is_told_of_deletions() {
+        let deleted = versions(&[(Outside, 0, 10, 20), (Outside, u64::MAX, 30, 40), (Outside, 0, 250, 260)]);
+        accepts(
+            &deleted,
+            &[(SOMETHING, 31, 32), (SOMETHING, 139, 141), (0, 142, 143), (SOMETHING, 255, 256)],
+        );
+        rejects(&deleted, &[(SOMETHING, 5, 6)], "before any write began");
+        rejects(&deleted, &[(SOMETHING, 141, 142)], "max_staleness");
+        rejects(&deleted, &[(1, 21, 22), (0, 31, 32), (SOMETHING, 33, 34)], "went back");
+        rejects(&deleted, &[(0, 200, 201), (SOMETHING, 255, 256), (0, 257, 258)], "went back");
+        let volatile = versions(&[(Outside, 50, 10, 20)]);
+        accepts(&volatile, &[(SOMETHING, 74, 80)]);
+        rejects(&volatile, &[(SOMETHING, 76, 80)], "past its time to live");
     }
 
     #[test]
