@@ -4,7 +4,7 @@
 //! which one guard at a time can be broken, and `tests/mutations.rs` demands that the histories or the model notice.
 //! Without the feature, which nothing that is released has, every switch is the constant `false` and costs nothing.
 //!
-//! Which one is broken says the environment variable [`VARIABLE`], or in unit tests [`with`].
+//! Which one is broken says the environment variable [`VARIABLE`], or in unit tests `with`.
 
 /// The environment variable that names the guard to break. Not `NEARHIT_...`, which is configuration.
 pub const VARIABLE: &str = "MUTATION";

@@ -25,7 +25,7 @@ use tokio::{
 use super::{
     Session,
     mget::owned,
-    ticket::{Place, Ticket, Work},
+    ticket::{Ticket, Work},
     worker::Worker,
 };
 use crate::{
@@ -194,7 +194,7 @@ impl Session {
         let now = clock::now();
         let shared = &self.worker.shared;
         let due = now.max(shared.pause.until()) + shared.config.upstream.command_timeout;
-        let ticket = Ticket::unanswerable(Rc::clone(self), Place::new(0), Work::Audit(to));
+        let ticket = Ticket::unanswerable(Rc::clone(self), Work::Audit(to));
         // What the lane gives back is dropped, which is an answer, too.
         let _ = lane.send(ticket, now, due, |out| out.push(Raw::Borrowed(&audit.request)));
         let (raw, arrived) = answer.await.ok()?;

@@ -174,9 +174,9 @@ impl Ticket {
         Self { session, answered: false, place, work }
     }
 
-    /// One whose reply no client waits for, so that it takes no place either.
-    pub(super) fn unanswerable(session: Rc<Session>, place: Place, work: Work) -> Self {
-        Self { session, answered: true, place, work }
+    /// One whose reply no client waits for: its place is never looked at.
+    pub(super) fn unanswerable(session: Rc<Session>, work: Work) -> Self {
+        Self { session, answered: true, place: Place::new(0), work }
     }
 
     /// Delivers, unless the client has been answered already.
