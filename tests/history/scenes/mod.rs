@@ -125,7 +125,8 @@ pub(crate) const SLOW_LINK: Scene = Scene {
     name: "SlowLink",
     keys: 6,
     variants: 2,
-    tempo_ms: 100..500,
+    profiles: 2,
+    tempo_ms: 200..600,
     inside: 0.1,
     lasts_longer: 4,
     strain: Strain::SlowLink,
@@ -135,7 +136,7 @@ pub(crate) const SLOW_LINK: Scene = Scene {
 pub(crate) const LOAD: Scene = Scene { name: "Load", readers: 6, tempo_ms: 5..40, inside: 0.1, ..ORDINARY };
 
 pub(crate) const TWO_PROXIES: Scene =
-    Scene { name: "TwoProxies", proxies: 2, readers: 4, inside: 0.7, ..ORDINARY };
+    Scene { name: "TwoProxies", proxies: 2, readers: 4, tempo_ms: 20..120, inside: 0.7, ..ORDINARY };
 
 pub(crate) const SLOW_LANES: Scene = Scene {
     name: "SlowLanes",
