@@ -7,6 +7,10 @@
 //! trouble between proxy and Redis, and must have been answered
 //! from memory in good part.
 //!
+//! Scenes (`scenes/`) have keys of every type in two databases, readers who move between connections of both protocols
+//! and two users, and one proxy or two. They also measure for how long outside writes were not shown
+//! (`scenes/staleness.rs`), and each strains a guard that some broken proxy of `tests/mutations.rs` lacks.
+//!
 //! A second each by default. `NEARHIT_HISTORY_SECONDS=60` makes them long, `NEARHIT_HISTORY_SEED=n` draws the
 //! same commands again (threads interleave as they like, so the same history does not come back by itself).
 //! `--nocapture` shows what was done.
@@ -129,4 +133,9 @@ fn no_write_is_hidden_by_a_busy_script() {
 #[test]
 fn no_lane_stays_behind_when_the_address_moves() {
     scenes::play(&scenes::MOVES);
+}
+
+#[test]
+fn no_update_is_lost_between_two_proxies() {
+    scenes::counter::play();
 }

@@ -4,6 +4,7 @@
 //!
 //! Each proxy is judged for itself, by what was read through it: what went through the other is an outside write.
 
+pub(crate) mod counter;
 mod monitor;
 mod shapes;
 mod staleness;
@@ -124,7 +125,8 @@ pub(crate) const SLOW_LINK: Scene = Scene {
     name: "SlowLink",
     keys: 6,
     variants: 2,
-    tempo_ms: 100..500,
+    profiles: 2,
+    tempo_ms: 200..600,
     inside: 0.1,
     lasts_longer: 4,
     strain: Strain::SlowLink,
@@ -134,7 +136,7 @@ pub(crate) const SLOW_LINK: Scene = Scene {
 pub(crate) const LOAD: Scene = Scene { name: "Load", readers: 6, tempo_ms: 5..40, inside: 0.1, ..ORDINARY };
 
 pub(crate) const TWO_PROXIES: Scene =
-    Scene { name: "TwoProxies", proxies: 2, readers: 4, inside: 0.7, ..ORDINARY };
+    Scene { name: "TwoProxies", proxies: 2, readers: 4, tempo_ms: 20..120, inside: 0.7, ..ORDINARY };
 
 pub(crate) const SLOW_LANES: Scene = Scene {
     name: "SlowLanes",
@@ -179,13 +181,10 @@ pub(crate) const MOVES: Scene =
 /// Plays it for its share of the time, prints what was done, and panics if that cannot be explained.
 #[track_caller]
 pub(crate) fn play(scene: &Scene) {
-    let seconds =
-        env::var("NEARHIT_HISTORY_SECONDS").map_or(SECONDS_DEFAULT, |text| text.parse().expect("seconds"));
-    let seed = env::var("NEARHIT_HISTORY_SEED")
-        .map_or_else(|_| fastrand::u64(..), |text| text.parse().expect("a seed"));
-    let report = launch(scene, seed, Duration::from_secs_f64(seconds), None);
+    let (seed, lasts) = drawn();
+    let report = launch(scene, seed, lasts, None);
     println!("Scene with {}: seed {seed}, {report}", scene.name);
-    let again = format!("NEARHIT_HISTORY_SEED={seed} NEARHIT_HISTORY_SECONDS={seconds} runs the like again");
+    let again = format!("NEARHIT_HISTORY_SEED={seed} draws the like again");
     if let Some(fault) = report.outcome.fault {
         panic!("{}: {fault}\n{again}", scene.name);
     }
@@ -195,6 +194,15 @@ pub(crate) fn play(scene: &Scene) {
     for share in &report.shares {
         assert!(share.ratio() >= HIT_SHARE_MIN, "{}: {share}: hardly used\n{again}", scene.name);
     }
+}
+
+/// The seed, and how long it is to last.
+fn drawn() -> (u64, Duration) {
+    let seconds =
+        env::var("NEARHIT_HISTORY_SECONDS").map_or(SECONDS_DEFAULT, |text| text.parse().expect("seconds"));
+    let seed = env::var("NEARHIT_HISTORY_SEED")
+        .map_or_else(|_| fastrand::u64(..), |text| text.parse().expect("a seed"));
+    (seed, Duration::from_secs_f64(seconds))
 }
 
 #[derive(Debug)]

@@ -37,6 +37,8 @@ const BURST_MS: std::ops::Range<u64> = 50..75;
 /// One key of one database, as long as it is attacked.
 pub(crate) struct Life {
     pub(crate) place: Place,
+    /// How many came before it.
+    ordinal: u64,
     /// All its versions are written through this proxy, and none removes it: then it is a register there.
     home: Option<usize>,
     tempo: Duration,
@@ -139,14 +141,12 @@ impl<'a> Board<'a> {
         Arc::clone(&lives[index])
     }
 
-    /// Gives a key up for a new one. Neighbours have the same name, in two databases.
+    /// Gives a key up for a new one. Neighbours have the same names, each in its own database.
     fn renew(&self, index: usize, random: &mut Rng) {
         let Scene { shapes, tempo_ms, databases, proxies, .. } = self.scene;
         let database = u8::try_from(index).expect("a few keys") % databases;
-        let twin = (database > 0).then(|| self.lives.read().get(index - 1).cloned()).flatten();
-        let name = twin.map_or_else(|| format!("key:{}", self.number()), |twin| twin.place.name.clone());
-        let is_taken = self.lives.read().get(index).is_some_and(|old| old.place.name == name);
-        let name = if is_taken { format!("key:{}", self.number()) } else { name };
+        let ordinal = self.lives.read().get(index).map_or(0, |old| old.ordinal + 1);
+        let name = format!("key:{}:{ordinal}", index / usize::from(*databases));
         let place = Place { name, database, shape: *random.choice(*shapes).expect("there are some") };
         let is_homely = self.scene.ttl_ms.is_none() && index.is_multiple_of(3);
         let home = is_homely.then(|| random.usize(0..*proxies));
@@ -158,6 +158,7 @@ impl<'a> Board<'a> {
         };
         let mut life = Arc::new(Life {
             place,
+            ordinal,
             home,
             tempo: Duration::from_millis(random.u64(tempo_ms.clone())),
             born: Instant::now(),
