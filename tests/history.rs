@@ -7,7 +7,7 @@
 //! trouble between proxy and Redis, and must have been answered
 //! from memory in good part.
 //!
-//! Ten seconds by default, in all. `NEARHIT_HISTORY_SECONDS=600` makes it long, `NEARHIT_HISTORY_SEED=n` draws the
+//! A second each by default. `NEARHIT_HISTORY_SECONDS=60` makes them long, `NEARHIT_HISTORY_SEED=n` draws the
 //! same commands again (threads interleave as they like, so the same history does not come back by itself).
 //! `--nocapture` shows what was done.
 
@@ -25,14 +25,19 @@ mod checker_tests;
 mod contests;
 #[path = "history/generator.rs"]
 mod generator;
+#[path = "history/outside.rs"]
+mod outside;
 #[path = "history/recorder.rs"]
 mod recorder;
 #[path = "history/run.rs"]
 mod run;
+#[path = "history/trouble.rs"]
+mod trouble;
 #[path = "history/versions.rs"]
 mod versions;
 
-use run::{Law, Trouble, run};
+use run::{Law, run};
+use trouble::Trouble;
 
 #[test]
 fn each_key_is_a_register() {

@@ -15,18 +15,23 @@ mod checker;
 mod contests;
 #[path = "history/generator.rs"]
 mod generator;
+#[path = "history/outside.rs"]
+mod outside;
 #[path = "history/recorder.rs"]
 mod recorder;
 #[path = "history/run.rs"]
 #[allow(dead_code, reason = "histories of a sound proxy are judged elsewhere")]
 mod run;
+#[path = "history/trouble.rs"]
+mod trouble;
 #[path = "history/versions.rs"]
 mod versions;
 
 use std::time::Duration;
 
 use nearhit::mutation::Mutation;
-use run::{Law, Trouble, launch};
+use run::{Law, launch};
+use trouble::Trouble;
 
 /// A run ends as soon as something is found.
 const LASTS: Duration = Duration::from_secs(4);
