@@ -33,7 +33,7 @@ fn frames_end_where_they_end() {
 
 #[test]
 fn a_server_dies_freezes_and_comes_back_empty() {
-    let mut redis = Redis::start();
+    let redis = Redis::start();
     let mut client = redis.client();
     client.expect(b"+OK\r\n", &["SET", "key", "value"]);
     assert_eq!(redis.calls("set"), 1);

@@ -29,16 +29,21 @@ mod checker_tests;
 mod contests;
 #[path = "history/generator.rs"]
 mod generator;
+#[path = "history/outside.rs"]
+mod outside;
 #[path = "history/recorder.rs"]
 mod recorder;
 #[path = "history/run.rs"]
 mod run;
 #[path = "history/scenes/mod.rs"]
 mod scenes;
+#[path = "history/trouble.rs"]
+mod trouble;
 #[path = "history/versions.rs"]
 mod versions;
 
-use run::{Law, Trouble, run};
+use run::{Law, run};
+use trouble::Trouble;
 
 #[test]
 fn each_key_is_a_register() {

@@ -16,6 +16,8 @@ mod checker;
 mod contests;
 #[path = "history/generator.rs"]
 mod generator;
+#[path = "history/outside.rs"]
+mod outside;
 #[path = "history/recorder.rs"]
 mod recorder;
 #[path = "history/run.rs"]
@@ -24,6 +26,8 @@ mod run;
 #[path = "history/scenes/mod.rs"]
 #[allow(dead_code, reason = "histories of a sound proxy are judged elsewhere")]
 mod scenes;
+#[path = "history/trouble.rs"]
+mod trouble;
 #[path = "history/versions.rs"]
 mod versions;
 
@@ -31,7 +35,8 @@ use std::time::Duration;
 
 use common::{Client, Proxy, Redis, Relay, eventually, proxy};
 use nearhit::mutation::Mutation;
-use run::{Law, Trouble, launch};
+use run::{Law, launch};
+use trouble::Trouble;
 
 /// A run ends as soon as something is found.
 const LASTS: Duration = Duration::from_secs(4);

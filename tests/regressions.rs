@@ -393,6 +393,7 @@ fn a_health_check_in_a_long_script_leaves_the_cache_alone() {
     proxy.wait_live();
     let mut reader = proxy.client();
     reader.expect(b"+OK\r\n", &["SET", "key", "value"]);
+    proxy.settle();
     reader.expect(b"$5\r\nvalue\r\n", &["GET", "key"]);
     let script = "local t = redis.call('TIME')[1] while redis.call('TIME')[1] - t < 2 do end return 1";
     redis.client().expect(b":1\r\n", &["EVAL", script, "0"]);

@@ -224,6 +224,12 @@ impl<C: Completion> Lane<C> {
         now.since(self.waiting_since.get()) > STALLED_AFTER
     }
 
+    /// Whether the command that it is at has timed out, and nothing has come since. The server may be busy, or the lane
+    /// may end in something that takes in bytes and passes on none: there is no telling by the lane alone.
+    pub fn is_given_up(&self, now: Nanos) -> bool {
+        self.is_stalled(now) && self.queue.borrow().in_flight.front().is_some_and(|entry| entry.orphan)
+    }
+
     /// Whether the upstream takes in requests too slowly; then `waker` is woken when it has caught up.
     pub fn is_congested(&self, waker: Option<&Waker>) -> bool {
         let congested = self.queue.borrow().output.len() > BACKLOG_BYTES_MAX;
@@ -258,6 +264,15 @@ impl<C: Completion> Lane<C> {
     pub fn close_if_idle(&self, now: Nanos, idle: Duration) {
         if self.pins.get() == 0 && now.since(self.used.get()) > idle {
             self.retire();
+        }
+    }
+
+    /// Closes a lane that was retired, that nobody is pinned to, and on which nobody waits for a reply: the late ones may
+    /// never come.
+    pub fn close_if_abandoned(&self, now: Nanos) {
+        let is_abandoned = self.retired.get() && self.pins.get() == 0 && self.is_given_up(now);
+        if is_abandoned && self.queue.borrow().in_flight.iter().all(|entry| entry.orphan) {
+            self.close();
         }
     }
 

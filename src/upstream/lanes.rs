@@ -1,7 +1,7 @@
 //! One worker's lanes: which there are, which a client gets, and what to say when there is none.
 //!
 //! Lanes are opened when first needed, a few for each profile and `SPARE_LANES` more while all of those are
-//! stalled, and closed when long idle. A failed dial is remembered for a backoff that grows with each failure, during
+//! stalled, and closed when long idle. One whose command timed out is replaced as soon as the server answers elsewhere. A failed dial is remembered for a backoff that grows with each failure, during
 //! which everybody gets the same error at once instead of a queue in front of a dead host.
 
 use std::{
@@ -105,7 +105,9 @@ impl<C: Completion> Lanes<C> {
         let best = slots.lanes.iter().min_by_key(|lane| (lane.is_stalled(now), lane.pins()));
         let enough = slots.lanes.len() >= self.policy.per_profile;
         let all_stalled = best.is_some_and(|lane| lane.is_stalled(now));
-        let may_open_spare = all_stalled && slots.lanes.len() < self.policy.per_profile + SPARE_LANES;
+        // One that is given up may be dead, though nothing says so: it takes nobody's place.
+        let live = slots.lanes.iter().filter(|lane| !lane.is_given_up(now)).count();
+        let may_open_spare = all_stalled && live < self.policy.per_profile + SPARE_LANES;
         if let Some(lane) = best.filter(|_| !may_open_spare) {
             let lane = Rc::clone(lane);
             if !enough && lane.pins() >= PINS_BEFORE_NEXT && slots.may_dial() && !self.health.is_down() {
@@ -160,6 +162,7 @@ impl<C: Completion> Lanes<C> {
         for lane in self.open_lanes() {
             lane.sweep(now, self.policy.command_timeout);
             lane.close_if_idle(now, IDLE_TIMEOUT);
+            lane.close_if_abandoned(now);
         }
         self.slots.borrow_mut().retain(|_, slots| {
             slots.lanes.retain(|lane| lane.is_open());
@@ -220,6 +223,9 @@ impl<C: Completion> Lanes<C> {
                 Ok(lane) => {
                     slots.failures = 0;
                     slots.failure = None;
+                    // The server has just answered here, so what is still silent there is stuck, or dead.
+                    let now = clock::now();
+                    slots.lanes.iter().filter(|lane| lane.is_given_up(now)).for_each(|lane| lane.retire());
                     slots.lanes.push(lane);
                 }
                 Err(error) => {

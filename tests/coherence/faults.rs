@@ -93,7 +93,7 @@ fn reads_survive_their_lane_and_writes_tell_the_truth() {
 
 #[test]
 fn an_upstream_that_is_gone_is_told_at_once_and_comes_back_empty() {
-    let mut redis = Redis::start();
+    let redis = Redis::start();
     // Whoever waited for a timeout would be seen: the test's own clients wait for ten seconds.
     let proxy = proxy()
         .upstream(&redis)
@@ -252,6 +252,27 @@ fn a_late_reply_is_nobody_elses() {
         assert_eq!(house.proxy.stat("pool_in_use"), 0);
     }
     assert!(house.proxy.stat("timeouts") >= 18);
+}
+
+/// What swallows everything and yet acknowledges each segment, as a middlebox may, is never found out by the kernel. So
+/// it must not use up the lanes that a client may have.
+#[test]
+fn lanes_that_are_dead_and_do_not_look_it_are_replaced() {
+    let house = House::start_with(&[], |proxy| {
+        proxy.set("server.workers", "1").set("upstream.command_timeout", "200ms")
+    });
+    house.proxy.wait_live();
+    let mut client = house.client();
+    for round in 0..8 {
+        let number = round.to_string();
+        client.must(&format!("SET k {number}"));
+        assert!(house.relay.lose_a_lane(), "there is a lane");
+        let reply = client.ask("APPEND k x");
+        assert!(is_own_error(&reply), "{}", shown(&reply));
+        client.expect(b"+OK\r\n", &["SET", "k", &number]);
+        client.expect(&bulk(&number), &["GET", "k"]);
+    }
+    eventually("those that are dead are closed", || house.proxy.stat("lanes") <= 2);
 }
 
 /// The operator knows that the server cannot track: own writes and time to live keep the cache fresh.

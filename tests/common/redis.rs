@@ -1,7 +1,9 @@
 //! A real redis-server: empty, without persistence, on a free port, and as mortal as a test needs it.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -16,7 +18,8 @@ const READY_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A redis-server, killed on drop.
 pub(crate) struct Redis {
-    process: Process,
+    /// Locked, so that it can die and come back while others use its address.
+    process: Mutex<Process>,
     port: u16,
     args: Vec<String>,
     directory: TempDir,
@@ -36,7 +39,7 @@ impl Redis {
         for _ in 0..START_TRIES {
             let port = free_port();
             if let Some(process) = spawn(port, &args, &directory) {
-                return Self { process, port, args, directory };
+                return Self { process: Mutex::new(process), port, args, directory };
             }
         }
         panic!("redis-server does not start with {args:?}");
@@ -54,8 +57,13 @@ impl Redis {
         format!("redis://{}", self.addr())
     }
 
-    pub(crate) fn process(&self) -> &Process {
-        &self.process
+    pub(crate) fn process(&self) -> MutexGuard<'_, Process> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its own directory, which goes with it.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// A connection past the proxy: the outside writer, or the oracle.
@@ -74,27 +82,27 @@ impl Redis {
     }
 
     /// Dies as with the power: no goodbye, no flush.
-    pub(crate) fn kill9(&mut self) {
-        self.process.kill9();
+    pub(crate) fn kill9(&self) {
+        self.process().kill9();
     }
 
     /// Freezes: connections stand, and nothing answers.
     #[track_caller]
     pub(crate) fn stop(&self) {
-        self.process.stop();
+        self.process().stop();
     }
 
     pub(crate) fn cont(&self) {
-        self.process.cont();
+        self.process().cont();
     }
 
     /// A new server process on the same port, with nothing in it.
     #[track_caller]
-    pub(crate) fn restart_empty(&mut self) {
+    pub(crate) fn restart_empty(&self) {
         self.kill9();
         for _ in 0..START_TRIES {
             if let Some(process) = spawn(self.port, &self.args, &self.directory) {
-                self.process = process;
+                *self.process() = process;
                 return;
             }
         }

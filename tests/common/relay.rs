@@ -18,6 +18,8 @@ const CHUNK_BYTES: usize = 64 * 1024;
 const HOLD_POLL_INTERVAL: Duration = Duration::from_millis(1);
 /// What a client sends to turn a connection into an invalidation link.
 const LINK_WORD: &[u8] = b"TRACKING";
+/// The name that the proxy gives its shared connections.
+const LANE_WORD: &[u8] = b"nearhit-lane";
 
 /// A relay to one target. Dropping it closes the listener and every connection.
 pub(crate) struct Relay {
@@ -56,12 +58,14 @@ struct Switches {
     hold_up: AtomicBool,
     hold_down: AtomicBool,
     black_hole: AtomicBool,
+    bytewise: AtomicBool,
 }
 
 struct Connection {
     client: TcpStream,
     server: TcpStream,
     is_link: AtomicBool,
+    is_lane: AtomicBool,
     /// Set for good: what fell into a black hole is missing from the stream, so the stream can never go on.
     lost: AtomicBool,
 }
@@ -113,6 +117,19 @@ impl Relay {
         *self.shared.target.lock().unwrap_or_else(PoisonError::into_inner) = target;
     }
 
+    /// Where new connections go.
+    pub(crate) fn target(&self) -> SocketAddr {
+        *self.shared.target.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Swallows everything on one of the proxy's shared connections, for good; `false` if there is none.
+    pub(crate) fn lose_a_lane(&self) -> bool {
+        let connections = self.shared.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let lanes = connections.iter().filter(|one| one.is_lane.load(SeqCst) && !one.lost.load(SeqCst));
+        let lane = fastrand::choice(lanes.collect::<Vec<_>>());
+        lane.inspect(|lane| lane.lost.store(true, SeqCst)).is_some()
+    }
+
     /// Whether new connections are closed as soon as they come.
     pub(crate) fn refuse(&self, on: bool) {
         self.shared.refusing.store(on, SeqCst);
@@ -136,6 +153,11 @@ impl Faults<'_> {
     /// Holds back what the client sends.
     pub(crate) fn hold_up(&self, on: bool) {
         self.switches().for_each(|switches| switches.hold_up.store(on, SeqCst));
+    }
+
+    /// Each byte becomes a segment of its own, in both directions.
+    pub(crate) fn bytewise(&self, on: bool) {
+        self.switches().for_each(|switches| switches.bytewise.store(on, SeqCst));
     }
 
     /// Swallows everything while connections seem to stand, as a firewall that forgot a flow does. Connections that
@@ -199,11 +221,13 @@ impl Shared {
     }
 
     fn join(self: &Arc<Self>, client: TcpStream) -> std::io::Result<()> {
-        let server = TcpStream::connect(*self.target.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let target = *self.target.lock().unwrap_or_else(PoisonError::into_inner);
+        let server = TcpStream::connect(target)?;
         client.set_nodelay(true)?;
         server.set_nodelay(true)?;
         let lost = AtomicBool::new(self.others.black_hole.load(SeqCst));
-        let connection = Arc::new(Connection { client, server, is_link: AtomicBool::new(false), lost });
+        let (is_link, is_lane) = (AtomicBool::new(false), AtomicBool::new(false));
+        let connection = Arc::new(Connection { client, server, is_link, is_lane, lost });
         self.connections.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&connection));
         for direction in [Direction::Up, Direction::Down] {
             let (sender, receiver) = mpsc::channel();
@@ -222,6 +246,9 @@ impl Shared {
             let bytes = chunk[..length].to_vec();
             if direction == Direction::Up && memchr::memmem::find(&bytes, LINK_WORD).is_some() {
                 connection.is_link.store(true, SeqCst);
+            }
+            if direction == Direction::Up && memchr::memmem::find(&bytes, LANE_WORD).is_some() {
+                connection.is_lane.store(true, SeqCst);
             }
             let switches = self.switches(connection.scope());
             if switches.black_hole.load(SeqCst) {
@@ -250,7 +277,9 @@ impl Shared {
             while self.holds(connection, direction) && !self.closed.load(SeqCst) {
                 thread::sleep(HOLD_POLL_INTERVAL);
             }
-            if !connection.lost.load(SeqCst) && sink.write_all(&bytes).is_err() {
+            let is_bytewise = self.switches(connection.scope()).bytewise.load(SeqCst);
+            let mut pieces = bytes.chunks(if is_bytewise { 1 } else { bytes.len() });
+            if !connection.lost.load(SeqCst) && pieces.any(|piece| sink.write_all(piece).is_err()) {
                 break;
             }
         }

@@ -14,9 +14,11 @@ use fastrand::Rng;
 use parking_lot::{Mutex, RwLock};
 
 use super::caller::{Caller, Shared};
-use super::generator::{Keys, Life, Load, Meaning, Nature, Step, words};
+use super::generator::{Keys, Life, Meaning, Nature, Step, words};
+use super::outside::Outside;
 use super::recorder::{Door, History, NOTHING, UNKNOWN, Value, Written, now};
-use crate::common::{Client, Proxy, Redis};
+use super::trouble::{Chaser, Trouble};
+use crate::common::{Proxy, Relay};
 
 /// Connections of one swarm, which all ask the same at once.
 const SWARM_SIZE: usize = 5;
@@ -29,7 +31,8 @@ const TTL_MS: std::ops::Range<u64> = 3..60;
 /// What all actors of a run share.
 pub(crate) struct Stage<'a> {
     pub(crate) proxy: &'a Proxy,
-    pub(crate) redis: &'a Redis,
+    /// It knows where the server is.
+    pub(crate) relay: &'a Relay,
     pub(crate) keys: Keys,
     pub(crate) shared: Arc<Shared>,
     pub(crate) is_over: Arc<AtomicBool>,
@@ -39,27 +42,30 @@ pub(crate) struct Stage<'a> {
     flushing: RwLock<()>,
     /// Every life that may still be read, for who flushes everything.
     lives: Mutex<Vec<Weak<Life>>>,
+    /// See [`keep_ledger`].
+    ledger: Mutex<Vec<String>>,
 }
 
 impl<'a> Stage<'a> {
     pub(crate) fn new(
         proxy: &'a Proxy,
-        redis: &'a Redis,
+        relay: &'a Relay,
         shared: Arc<Shared>,
         is_over: Arc<AtomicBool>,
         judge: Sender<History>,
-        load: Load,
+        trouble: Trouble,
     ) -> Self {
         Self {
             proxy,
-            redis,
-            keys: Keys::new(load),
+            relay,
+            keys: Keys::new(trouble.load()),
             shared,
             is_over,
             judge,
             names: AtomicU64::new(0),
             flushing: RwLock::new(()),
             lives: Mutex::default(),
+            ledger: Mutex::default(),
         }
     }
 
@@ -79,16 +85,46 @@ impl<'a> Stage<'a> {
         life
     }
 
+    pub(crate) fn outside(&self) -> Outside<'a> {
+        Outside::new(self.relay)
+    }
+
+    fn chaser(&self, random: &mut Rng) -> Option<Chaser<'a>> {
+        self.shared.is_chased.load(Relaxed).then(|| Chaser::new(self.relay, random))
+    }
+
+    /// Gives all keys up as soon as may be.
+    pub(crate) fn retire(&self) {
+        self.lives.lock().iter().filter_map(Weak::upgrade).for_each(|life| life.is_over.store(true, Relaxed));
+    }
+
     /// Gives a key up for a new one, which begins with nothing or with a value.
-    pub(crate) fn renew(&self, place: usize, random: &mut Rng, outside: &mut Client) {
-        let key = format!("key:{}", self.names.fetch_add(1, Relaxed));
+    pub(crate) fn renew(&self, place: usize, random: &mut Rng, outside: &mut Outside<'_>) {
+        let life = |random: &mut Rng, initial| {
+            let key = format!("key:{}", self.names.fetch_add(1, Relaxed));
+            self.begin(Nature::random(random, &self.keys.load, key, initial))
+        };
         let initial = if random.bool() { self.keys.fresh() } else { NOTHING };
-        let life = self.begin(Nature::random(random, &self.keys.load, key, initial));
+        let mut begun = life(random, initial);
         if initial != NOTHING {
             // Nobody knows the key yet, so this needs no record.
-            outside.expect(b"+OK\r\n", &[b"SET".as_slice(), life.key.as_bytes(), &life.bytes(initial)]);
+            let set = vec![b"SET".to_vec(), begun.key.clone().into_bytes(), begun.bytes(initial)];
+            if outside.ask_all(&[set]).is_none() {
+                // What is in this one now, nobody knows.
+                begun = life(random, NOTHING);
+            }
         }
-        self.keys.put(place, life);
+        self.keys.put(place, begun);
+    }
+
+    /// Once everything is mended.
+    pub(crate) fn check_ledger(&self) {
+        let mut outside = self.outside();
+        for key in self.ledger.lock().iter() {
+            if outside.text(&format!("GET {key}")) != "entered" {
+                return self.shared.complain(format!("SET {key} was acknowledged, and is lost"));
+            }
+        }
     }
 
     /// Gives a pair up for a new one, which begins with nothing.
@@ -142,7 +178,7 @@ pub(crate) fn swarm(stage: &Stage<'_>, random: &mut Rng) {
 /// Writes, at the pace of the key, alone or in a pipeline with reads of the same keys. Renews its share of the keys.
 pub(crate) fn write(stage: &Stage<'_>, random: &mut Rng, share: (usize, usize)) {
     let mut caller = stage.caller();
-    let mut outside = stage.redis.client();
+    let mut outside = stage.outside();
     while stage.goes_on() {
         for place in (share.0..stage.keys.len()).step_by(share.1) {
             if stage.keys.get(place).is_due() {
@@ -196,10 +232,27 @@ pub(crate) fn alternate(stage: &Stage<'_>, random: &mut Rng) {
     }
 }
 
+/// Writes keys that nobody else does, once each. In the end the server must have all that were acknowledged.
+pub(crate) fn keep_ledger(stage: &Stage<'_>, random: &mut Rng) {
+    let mut caller = stage.caller();
+    let mut acknowledged = Vec::new();
+    let mut number = 0;
+    while stage.goes_on() {
+        number += 1;
+        let key = format!("ledger:{number}");
+        let step = Step::new("set", vec![words(&["SET", &key, "entered"])], Meaning::Nothing);
+        if caller.call(step).end != UNKNOWN {
+            acknowledged.push(key);
+        }
+        pause(Duration::from_millis(10), random);
+    }
+    *stage.ledger.lock() = acknowledged;
+}
+
 /// Writes the versions of its share of the pairs, past the proxy or through it.
 pub(crate) fn publish(stage: &Stage<'_>, random: &mut Rng, share: (usize, usize)) {
     let mut author =
-        Author { stage, proxy: stage.caller(), reader: stage.caller(), outside: stage.redis.client() };
+        Author { stage, proxy: stage.caller(), reader: stage.caller(), outside: stage.outside() };
     let places: Vec<usize> = (2 * share.0..stage.keys.len()).step_by(2 * share.1).collect();
     let mut due: Vec<u64> = vec![0; places.len()];
     while stage.goes_on() {
@@ -213,7 +266,7 @@ pub(crate) fn publish(stage: &Stage<'_>, random: &mut Rng, share: (usize, usize)
                 *due = now() + random.u64(0..=2 * tempo);
             }
         }
-        if random.u16(0..1_500) == 0 {
+        if stage.keys.load.turns_per_flush.is_some_and(|turns| random.u16(0..turns) == 0) {
             author.flush(random);
         }
         thread::sleep(Duration::from_micros(300));
@@ -224,7 +277,7 @@ struct Author<'a> {
     stage: &'a Stage<'a>,
     proxy: Caller,
     reader: Caller,
-    outside: Client,
+    outside: Outside<'a>,
 }
 
 impl Author<'_> {
@@ -281,12 +334,24 @@ impl Author<'_> {
             return (Door::Proxy, answer.start, answer.end);
         }
         let start = now();
-        requests.iter().for_each(|request| self.outside.send(request));
-        for request in &requests {
-            let reply = self.outside.recv();
-            assert_ne!(reply[0], b'-', "{request:?}");
+        let mut chaser = self.stage.chaser(random);
+        let sent = match &mut chaser {
+            None => self.outside.send(&requests),
+            Some(chaser) => chaser.follow(|| self.outside.send(&requests)),
+        };
+        let is_done = sent.is_some()
+            && requests.iter().all(|_| self.outside.reply().is_some_and(|reply| reply[0] != b'-'));
+        let end = if is_done { now() } else { UNKNOWN };
+        if !is_done {
+            assert!(self.stage.shared.may_fail(), "{command} was refused outside, with nothing broken");
+            tally.unknown.fetch_add(1, Relaxed);
+            // Whatever else it may have been answered.
+            self.outside = self.stage.outside();
         }
-        (Door::Outside, start, now())
+        if let Some(chaser) = chaser {
+            chaser.wait();
+        }
+        (Door::Outside, start, end)
     }
 }
 

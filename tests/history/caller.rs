@@ -7,17 +7,19 @@
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
 use super::generator::{Life, Meaning, Step};
-use super::recorder::{Kind, NOTHING, Op, UNKNOWN, Value, now};
+use super::recorder::{Kind, Losses, NOTHING, Op, UNKNOWN, Value, now};
 use crate::common::Client;
 use crate::common::resp::{children, encode, payload, shown};
 
+/// Nobody is kept waiting for longer: the timeouts of a run with faults, and then some for a busy machine.
+pub(crate) const HANG_MAX: Duration = Duration::from_secs(7);
 /// The longest pause within a pipeline that is sent in pieces.
 const TRICKLE_PAUSE_US: u64 = 1_500;
 
@@ -51,6 +53,13 @@ pub(crate) struct Shared {
     pub(crate) faults: parking_lot::Mutex<Vec<String>>,
     /// Error replies are part of the run.
     may_fail: bool,
+    pub(crate) losses: Losses,
+    /// See [`super::trouble::Chaser`].
+    pub(crate) is_chased: AtomicBool,
+    /// Something is broken: the run is not to end before it is mended.
+    pub(crate) is_striking: AtomicBool,
+    /// How many times everything was mended, and the longest that it took the proxy to recover.
+    recoveries: parking_lot::Mutex<(u64, Duration)>,
 }
 
 /// What a step came to.
@@ -64,6 +73,32 @@ pub(crate) struct Answer {
 impl Shared {
     pub(crate) fn new(may_fail: bool) -> Self {
         Self { may_fail, ..Self::default() }
+    }
+
+    pub(crate) fn may_fail(&self) -> bool {
+        self.may_fail
+    }
+
+    /// One fault tells it all.
+    pub(crate) fn complain(&self, fault: String) {
+        let mut faults = self.faults.lock();
+        if faults.is_empty() {
+            faults.push(fault);
+        }
+    }
+
+    /// Whether a run that began then and is to last so long goes on.
+    pub(crate) fn goes_on(&self, began: Instant, lasts: Duration) -> bool {
+        (began.elapsed() < lasts || self.is_striking.load(Relaxed)) && self.faults.lock().is_empty()
+    }
+
+    pub(crate) fn recovered(&self, after: Duration) {
+        let mut recoveries = self.recoveries.lock();
+        *recoveries = (recoveries.0 + 1, recoveries.1.max(after));
+    }
+
+    pub(crate) fn recoveries(&self) -> (u64, Duration) {
+        *self.recoveries.lock()
     }
 }
 
@@ -213,16 +248,13 @@ impl Caller {
     }
 
     fn complain(&self, fault: &str) {
-        let mut faults = self.shared.faults.lock();
-        // One tells it all.
-        if faults.is_empty() {
-            faults.push(format!("client {} (RESP{}): {fault}", self.number, self.protocol));
-        }
+        self.shared.complain(format!("client {} (RESP{}): {fault}", self.number, self.protocol));
     }
 }
 
 fn dial(address: SocketAddr, protocol: u8) -> Client {
     let mut client = Client::connect(address);
+    client.set_timeout(HANG_MAX);
     if protocol == 3 {
         // Refused while the upstream is away, and then it stays in RESP2.
         client.send(&["HELLO", "3"]);

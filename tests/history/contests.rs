@@ -6,17 +6,23 @@
 //!
 //! *News*: somebody writes to Redis and says so, by a message or as a job in a list; whoever is told so through the
 //! proxy looks at once, on a connection that may be answered from memory, and must not find anything older.
+//!
+//! Where errors are part of the trouble, who gets one dials again. An update of unknown fate may count or not, and news
+//! may be missed.
 
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use parking_lot::Mutex;
 
-use super::run::Outcome;
+use super::caller::{HANG_MAX, Shared};
+use super::outside::Outside;
+use super::run::{House, Outcome};
+use super::trouble::{self, Trouble};
+use crate::common::Client;
 use crate::common::resp::{children, payload, shown};
-use crate::common::{Client, Proxy, Redis};
 
 const READERS: usize = 3;
 const ADDERS: usize = 3;
@@ -24,27 +30,25 @@ const ADDERS: usize = 3;
 const READ_PAUSE: Duration = Duration::from_micros(200);
 const OUTSIDE_PAUSE_MS: std::ops::Range<u64> = 20..120;
 const ADD_PAUSE_MS: std::ops::Range<u64> = 5..40;
+/// Who waits for news looks up so often.
+const LISTEN_MAX: Duration = Duration::from_millis(500);
 
 /// What all who take part share.
 struct Ring<'a> {
-    proxy: &'a Proxy,
-    redis: &'a Redis,
+    house: &'a House,
+    shared: &'a Shared,
     is_over: AtomicBool,
     reads: AtomicU64,
     writes: AtomicU64,
-    fault: Mutex<Option<String>>,
+    unknown: AtomicU64,
 }
 
+type Act<'a> = &'a (dyn Fn(&mut Rng) + Sync);
+
 impl<'a> Ring<'a> {
-    fn new(proxy: &'a Proxy, redis: &'a Redis) -> Self {
-        Self {
-            proxy,
-            redis,
-            is_over: AtomicBool::new(false),
-            reads: AtomicU64::new(0),
-            writes: AtomicU64::new(0),
-            fault: Mutex::default(),
-        }
+    fn new(house: &'a House, shared: &'a Shared) -> Self {
+        let [reads, writes, unknown] = [const { AtomicU64::new(0) }; 3];
+        Self { house, shared, is_over: AtomicBool::new(false), reads, writes, unknown }
     }
 
     fn goes_on(&self) -> bool {
@@ -52,19 +56,33 @@ impl<'a> Ring<'a> {
     }
 
     fn complain(&self, fault: String) {
-        self.fault.lock().get_or_insert(fault);
+        self.shared.complain(fault);
         self.is_over.store(true, Relaxed);
     }
 
+    fn client(&self) -> Asker<'_> {
+        Asker { ring: self, client: None }
+    }
+
+    fn outside(&self) -> Outside<'a> {
+        Outside::new(&self.house.relay)
+    }
+
     /// Lets them act until the time is up or somebody complains.
-    fn run<'s>(&'s self, lasts: Duration, random: &mut Rng, acts: &[&'s (dyn Fn(&mut Rng) + Sync)]) {
+    fn run<'s>(&'s self, trouble: Trouble, lasts: Duration, random: &mut Rng, acts: &[Act<'s>]) {
         thread::scope(|scope| {
+            let make_trouble = |random: &mut Rng| {
+                let retire = || {};
+                trouble::make(&self.house.scene(self.shared, &self.is_over, &retire), trouble, random);
+            };
+            let mut its_random = random.fork();
+            scope.spawn(move || make_trouble(&mut its_random));
             for act in acts {
                 let mut random = random.fork();
                 scope.spawn(move || act(&mut random));
             }
             let began = Instant::now();
-            while self.goes_on() && began.elapsed() < lasts {
+            while self.goes_on() && self.shared.goes_on(began, lasts) {
                 thread::sleep(Duration::from_millis(5));
             }
             self.is_over.store(true, Relaxed);
@@ -73,10 +91,11 @@ impl<'a> Ring<'a> {
 
     /// Keeps a key in memory.
     fn read(&self, key: &str) {
-        let mut client = self.proxy.client();
+        let mut client = self.client();
         while self.goes_on() {
-            number(&client.cmd(&["GET", key]));
-            self.reads.fetch_add(1, Relaxed);
+            if client.ask(&["GET", key]).is_some() {
+                self.reads.fetch_add(1, Relaxed);
+            }
             thread::sleep(READ_PAUSE);
         }
     }
@@ -85,100 +104,190 @@ impl<'a> Ring<'a> {
         Outcome {
             reads: self.reads.into_inner(),
             writes: self.writes.into_inner(),
+            unknown: self.unknown.into_inner(),
             lives: 1,
-            fault: self.fault.into_inner(),
+            fault: self.shared.faults.lock().pop(),
             ..Outcome::default()
         }
     }
 }
 
+/// A client of the proxy, which dials when it needs to.
+struct Asker<'a> {
+    ring: &'a Ring<'a>,
+    client: Option<Client>,
+}
+
+impl Asker<'_> {
+    fn client(&mut self) -> &mut Client {
+        self.client.get_or_insert_with(|| {
+            let mut client = self.ring.house.proxy.client();
+            client.set_timeout(HANG_MAX);
+            client
+        })
+    }
+
+    /// The reply; nothing if it was an error or did not come. What was begun on the connection is then over.
+    fn ask(&mut self, request: &[&str]) -> Option<Vec<u8>> {
+        let client = self.client();
+        let _ = client.try_send_raw(&crate::common::resp::encode(request));
+        let why = match client.try_recv() {
+            Ok(reply) if reply[0] != b'-' => return Some(reply),
+            Ok(error) => shown(&error),
+            Err(error) => error.to_string(),
+        };
+        self.fail(&format!("{request:?} failed with nothing broken: {why}"));
+        None
+    }
+
+    /// As `ask`, with this reply.
+    fn expect(&mut self, wanted: &[u8], request: &[&str]) -> Option<()> {
+        let reply = self.ask(request)?;
+        if reply != wanted {
+            self.ring.complain(format!("{request:?} answered {}", shown(&reply)));
+        }
+        Some(())
+    }
+
+    fn fail(&mut self, what: &str) {
+        self.client = None;
+        if !self.ring.shared.may_fail() {
+            self.ring.complain(what.to_owned());
+        }
+    }
+}
+
 /// Whether no update is lost.
-pub(super) fn counters(proxy: &Proxy, redis: &Redis, lasts: Duration, random: &mut Rng) -> Outcome {
+pub(super) fn counters(
+    house: &House,
+    shared: &Shared,
+    trouble: Trouble,
+    lasts: Duration,
+    random: &mut Rng,
+) -> Outcome {
     const KEY: &str = "counter";
-    let ring = Ring::new(proxy, redis);
+    let ring = Ring::new(house, shared);
     let added = AtomicU64::new(0);
     let read = |_: &mut Rng| ring.read(KEY);
     let add = |random: &mut Rng| {
-        let mut client = ring.proxy.client();
+        let mut client = ring.client();
+        let prepare = |client: &mut Asker<'_>| {
+            client.expect(b"+OK\r\n", &["WATCH", KEY])?;
+            let next = (number(&client.ask(&["GET", KEY])?) + 1).to_string();
+            client.expect(b"+OK\r\n", &["MULTI"])?;
+            client.expect(b"+QUEUED\r\n", &["SET", KEY, &next])
+        };
         while ring.goes_on() {
             sleep_ms(random, ADD_PAUSE_MS);
-            client.expect(b"+OK\r\n", &["WATCH", KEY]);
-            let next = (number(&client.cmd(&["GET", KEY])) + 1).to_string();
-            client.expect(b"+OK\r\n", &["MULTI"]);
-            client.expect(b"+QUEUED\r\n", &["SET", KEY, &next]);
-            let done = client.cmd(&["EXEC"]);
-            if done != b"*-1\r\n" {
-                assert!(done.starts_with(b"*1\r\n+OK"), "EXEC answered {}", shown(&done));
-                added.fetch_add(1, Relaxed);
-                ring.writes.fetch_add(1, Relaxed);
+            if prepare(&mut client).is_none() {
+                continue;
+            }
+            match client.ask(&["EXEC"]) {
+                Some(nothing) if nothing == b"*-1\r\n" => {}
+                Some(done) if done.starts_with(b"*1\r\n+OK") => {
+                    added.fetch_add(1, Relaxed);
+                    ring.writes.fetch_add(1, Relaxed);
+                }
+                Some(other) => ring.complain(format!("EXEC answered {}", shown(&other))),
+                None => drop(ring.unknown.fetch_add(1, Relaxed)),
             }
         }
     };
     let add_outside = |random: &mut Rng| {
-        let mut client = ring.redis.client();
+        let mut client = ring.outside();
         while ring.goes_on() {
             sleep_ms(random, OUTSIDE_PAUSE_MS);
-            client.cmd(&["INCR", KEY]);
-            added.fetch_add(1, Relaxed);
+            let is_added = client.ask(&format!("INCR {KEY}")).is_some();
+            let count = if is_added { &added } else { &ring.unknown };
+            count.fetch_add(1, Relaxed);
         }
     };
-    let mut acts: Vec<&(dyn Fn(&mut Rng) + Sync)> = vec![&add_outside];
-    acts.extend([&read as &(dyn Fn(&mut Rng) + Sync); READERS]);
-    acts.extend([&add as &(dyn Fn(&mut Rng) + Sync); ADDERS]);
-    ring.run(lasts, random, &acts);
-    let (sum, added) = (number(&redis.client().cmd(&["GET", KEY])), added.into_inner());
-    if sum != added {
-        ring.complain(format!("an update was lost: one was added {added} times, and the counter says {sum}"));
+    let mut acts: Vec<Act<'_>> = vec![&add_outside];
+    acts.extend([&read as Act<'_>; READERS]);
+    acts.extend([&add as Act<'_>; ADDERS]);
+    ring.run(trouble, lasts, random, &acts);
+    let sum = number(&ring.outside().must(&format!("GET {KEY}")));
+    let (added, unknown) = (added.load(Relaxed), ring.unknown.load(Relaxed));
+    if !(added..=added + unknown).contains(&sum) {
+        ring.complain(format!(
+            "an update was lost: one was added {added} times, perhaps {unknown} times more, and the counter \
+             says {sum}"
+        ));
     }
     ring.outcome()
 }
 
 /// Whether who is told to look finds what he was told of.
-pub(super) fn news(proxy: &Proxy, redis: &Redis, lasts: Duration, random: &mut Rng) -> Outcome {
+pub(super) fn news(
+    house: &House,
+    shared: &Shared,
+    trouble: Trouble,
+    lasts: Duration,
+    random: &mut Rng,
+) -> Outcome {
     const KEY: &str = "topic";
     const CHANNEL: &str = "told";
     const JOBS: &str = "jobs";
-    let ring = Ring::new(proxy, redis);
+    let ring = Ring::new(house, shared);
     let read = |_: &mut Rng| ring.read(KEY);
     let tell = |random: &mut Rng| {
-        let mut client = ring.redis.client();
+        let mut client = ring.outside();
         for number in 1.. {
             if !ring.goes_on() {
                 break;
             }
             sleep_ms(random, OUTSIDE_PAUSE_MS);
             let number = format!("{number}");
-            let set = ["SET", KEY, &number];
-            client.pipeline(&[&set, &["PUBLISH", CHANNEL, &number], &["LPUSH", JOBS, &number]]);
+            let set = vec!["SET", KEY, &number];
+            let mut all = vec![set, vec!["PUBLISH", CHANNEL, &number], vec!["LPUSH", JOBS, &number]];
+            if shared.may_fail() {
+                // A server may refuse a write and yet pass on the message.
+                all.insert(0, vec!["MULTI"]);
+                all.push(vec!["EXEC"]);
+            }
+            client.ask_all(&all);
             ring.writes.fetch_add(1, Relaxed);
         }
-        // So that those who listen find that it is over.
-        client.cmd(&["PUBLISH", CHANNEL, "0"]);
     };
-    let look = |looker: &mut Client, told: u64, how: &str| {
-        let found = number(&looker.cmd(&["GET", KEY]));
-        if found < told {
+    let look = |looker: &mut Asker<'_>, told: u64, how: &str| {
+        let found = looker.ask(&["GET", KEY]).map(|reply| number(&reply));
+        if let Some(found) = found.filter(|found| *found < told) {
             ring.complain(format!("{how} told of {told}, and then {found} was read"));
         }
     };
     let listen = |_: &mut Rng| {
-        let (mut listener, mut looker) = (ring.proxy.client(), ring.proxy.client());
-        listener.cmd(&["SUBSCRIBE", CHANNEL]);
+        let (mut listener, mut looker) = (ring.client(), ring.client());
         while ring.goes_on() {
-            let message = listener.recv();
-            look(&mut looker, number(children(&message)[2]), "a message");
+            if listener.client.is_none() && listener.ask(&["SUBSCRIBE", CHANNEL]).is_none() {
+                thread::sleep(READ_PAUSE);
+                continue;
+            }
+            listener.client().set_timeout(LISTEN_MAX);
+            match listener.client().try_recv() {
+                Ok(message) if message[0] == b'-' => listener.fail("a subscription was ended by an error"),
+                Ok(message) => look(&mut looker, number(children(&message)[2]), "a message"),
+                // In a black hole nobody hears that his subscription is over.
+                Err(error) if error.kind() == ErrorKind::WouldBlock && !shared.may_fail() => {}
+                Err(error) => listener.fail(&format!("a subscription was ended: {error}")),
+            }
         }
     };
     let work = |_: &mut Rng| {
-        let (mut worker, mut looker) = (ring.proxy.client(), ring.proxy.client());
+        let (mut worker, mut looker) = (ring.client(), ring.client());
         while ring.goes_on() {
-            let job = worker.cmd(&["BRPOP", JOBS, "0.2"]);
+            // No timeout of the proxy ends a command that waits by nature.
+            worker.client().set_timeout(HANG_MAX.min(if shared.may_fail() {
+                2 * LISTEN_MAX
+            } else {
+                HANG_MAX
+            }));
+            let Some(job) = worker.ask(&["BRPOP", JOBS, "0.2"]) else { continue };
             if let [_, told] = children(&job)[..] {
                 look(&mut looker, number(told), "a job");
             }
         }
     };
-    ring.run(lasts, random, &[&tell, &read, &read, &read, &listen, &listen, &work, &work]);
+    ring.run(trouble, lasts, random, &[&tell, &read, &read, &read, &listen, &listen, &work, &work]);
     ring.outcome()
 }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use parking_lot::{Mutex, RwLock};
 
-use super::recorder::{History, NOTHING, Op, Value, Written};
+use super::recorder::{History, NOTHING, Op, Value, Written, now};
 
 const MGET_SHARE: f64 = 0.14;
 const LIFE_MS: Range<u64> = 150..600;
@@ -36,6 +36,10 @@ pub(crate) struct Load {
     pub(crate) ranges: f64,
     /// How many different variants besides GET and GETRANGE 0 -1 are asked for: some of them are always missing.
     pub(crate) variants: u32,
+    /// The server evicts keys.
+    pub(crate) evicts: bool,
+    /// One author's turn in so many is to delete everything.
+    pub(crate) turns_per_flush: Option<u16>,
 }
 
 /// One key, as long as it is attacked.
@@ -46,6 +50,8 @@ pub(crate) struct Life {
     /// How long a writer pauses before it comes back to this key, at most.
     pub(crate) tempo: Duration,
     born: Instant,
+    born_at: u64,
+    may_vanish: bool,
     lasts: Duration,
     /// It is to be replaced, whatever its age.
     pub(crate) is_over: AtomicBool,
@@ -68,6 +74,8 @@ pub(crate) struct Nature {
     pub(crate) tempo: Duration,
     pub(crate) lasts: Duration,
     pub(crate) is_large: bool,
+    /// The server may evict it.
+    pub(crate) may_vanish: bool,
 }
 
 impl Nature {
@@ -83,19 +91,22 @@ impl Nature {
             tempo: Duration::from_secs_f64(tempo_ms / 1e3),
             lasts: Duration::from_millis(random.u64(LIFE_MS)),
             is_large: random.u8(0..10) == 0,
+            may_vanish: load.evicts,
         }
     }
 }
 
 impl Life {
     pub(crate) fn new(nature: Nature, judge: Sender<History>) -> Arc<Self> {
-        let Nature { key, initial, is_volatile, pair, tempo, lasts, is_large } = nature;
+        let Nature { key, initial, is_volatile, pair, tempo, lasts, is_large, may_vanish } = nature;
         Arc::new(Self {
             key,
             initial,
             padding: if is_large { LARGE_PADDING_BYTES } else { SMALL_PADDING_BYTES },
             tempo,
             born: Instant::now(),
+            born_at: now(),
+            may_vanish,
             lasts,
             is_over: AtomicBool::new(false),
             // Else a reader of nothing could not tell which nothing it was.
@@ -111,9 +122,10 @@ impl Life {
         self.is_over.load(Relaxed) || self.born.elapsed() > self.lasts
     }
 
-    /// Whether an MGET of both must find the same in both. Two times to live need not end in the same instant.
+    /// Whether an MGET of both must find the same in both. Two times to live need not end in the same instant, and
+    /// one may be evicted without the other.
     pub(crate) fn is_twin_of(&self, other: &Self) -> bool {
-        self.pair.is_some() && self.pair == other.pair && !self.is_volatile
+        self.pair.is_some() && self.pair == other.pair && !self.is_volatile && !self.may_vanish
     }
 
     pub(crate) fn record(&self, op: Op) {
@@ -153,7 +165,9 @@ impl Life {
 impl Drop for Life {
     fn drop(&mut self) {
         let (ops, versions) = std::mem::take(&mut *self.record.lock());
-        let history = History { key: std::mem::take(&mut self.key), initial: self.initial, ops, versions };
+        let key = std::mem::take(&mut self.key);
+        let (initial, born, may_vanish) = (self.initial, self.born_at, self.may_vanish);
+        let history = History { key, initial, ops, versions, born, may_vanish };
         // Nobody judges any more once a run has failed.
         let _ = self.judge.send(history);
     }

@@ -8,6 +8,8 @@ use std::fmt::{self, Write as _};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 /// What a key holds: the number of the write that put it there, or [`NOTHING`].
 pub(crate) type Value = u64;
 
@@ -116,6 +118,50 @@ pub(crate) struct History {
     pub(crate) ops: Vec<Op>,
     /// The versions, in their order.
     pub(crate) versions: Vec<Written>,
+    /// When the key was first attacked.
+    pub(crate) born: u64,
+    /// It may have vanished at any time.
+    pub(crate) may_vanish: bool,
+}
+
+impl History {
+    /// Forgets what began after a moment, and what a write came to that was not over by then.
+    fn cut(&mut self, moment: u64) {
+        let is_read = |op: &Op| matches!(op.kind, Kind::Read(_));
+        self.ops.retain(|op| if is_read(op) { op.end < moment } else { op.start < moment });
+        for op in self.ops.iter_mut().filter(|op| op.end >= moment) {
+            op.end = UNKNOWN;
+            if let Kind::Swap { new, .. } = op.kind {
+                op.kind = Kind::Write(new);
+            }
+        }
+        self.versions.retain(|one| one.start < moment);
+        self.versions.iter_mut().filter(|one| one.end >= moment).for_each(|one| one.end = UNKNOWN);
+    }
+}
+
+/// The times in which what was written may have been lost, by no fault of the proxy. A history is judged up to the first
+/// of them, and not at all if it began within one.
+#[derive(Default)]
+pub(crate) struct Losses(Mutex<Vec<(u64, u64)>>);
+
+impl Losses {
+    pub(crate) fn begin(&self) {
+        self.0.lock().push((now(), UNKNOWN));
+    }
+
+    pub(crate) fn end(&self) {
+        self.0.lock().last_mut().expect("it has begun").1 = now();
+    }
+
+    /// Leaves what can be judged.
+    pub(crate) fn apply(&self, history: &mut History) {
+        for (begin, end) in self.0.lock().iter() {
+            if *end >= history.born {
+                return history.cut((*begin).max(history.born));
+            }
+        }
+    }
 }
 
 /// Why a history cannot have been that of a sound cache.

@@ -3,6 +3,7 @@
 //! A run fails if a history has no explanation, if a reply is missing or is an error though nothing was broken, and
 //! also if too little was answered from memory: a history proves nothing where the cache was not hit.
 
+use std::cell::Cell;
 use std::env;
 use std::fs::File;
 use std::sync::Arc;
@@ -15,24 +16,17 @@ use fastrand::Rng;
 
 use super::actors::{self, Stage};
 use super::caller::Shared;
-use super::generator::Load;
 use super::recorder::History;
+use super::trouble::{self, MAX_STALENESS, Scene, Trouble};
 use super::{checker, contests, versions};
-use crate::common::{Client, Proxy, ProxyBuilder, Redis, Relay, proxy};
+use crate::common::{Proxy, ProxyBuilder, Redis, Relay, proxy};
 
 const SECONDS_DEFAULT: f64 = 1.0;
-/// The share of the attacked keys' reads that must have been hits.
-const HIT_SHARE_MIN: f64 = 0.30;
 
 /// In pairs, where they are versions.
 const KEYS: usize = 6;
 const READERS: usize = 4;
 const WRITERS: usize = 2;
-/// For versions: short, so that a value kept too long is soon noticed.
-const MAX_STALENESS: Duration = Duration::from_millis(300);
-const LINK_DELAY_MS: u64 = 25;
-/// Longer than `MAX_STALENESS`: the lease must lapse.
-const STALL: Duration = Duration::from_millis(450);
 
 /// What is held against the history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,20 +41,6 @@ pub(crate) enum Law {
     News,
 }
 
-/// What is done to the connections between proxy and Redis.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Trouble {
-    None,
-    /// Invalidations come late.
-    SlowLink,
-    /// Lanes are slow by turns, so that replies overtake each other.
-    Jitter,
-    /// Redis closes lanes and exclusive connections.
-    LanesDie,
-    /// Redis closes the link, or nothing comes through it for longer than a lease.
-    LinkFails,
-}
-
 /// Runs it for its time, prints what was done, and panics if that cannot be explained.
 #[track_caller]
 pub(crate) fn run(law: Law, trouble: Trouble) {
@@ -70,13 +50,35 @@ pub(crate) fn run(law: Law, trouble: Trouble) {
         .map_or_else(|_| fastrand::u64(..), |text| text.parse().expect("a seed"));
 
     let name = format!("{law:?} with {trouble:?}");
+    let again = format!("NEARHIT_HISTORY_SEED={seed} NEARHIT_HISTORY_SECONDS={seconds} runs the like again");
+    let told = TellOnPanic(&again);
     let (outcome, share) = launch(law, trouble, seed, Duration::from_secs_f64(seconds), None);
     println!("{name}: seed {seed}, {outcome}, {share}");
-    let again = format!("NEARHIT_HISTORY_SEED={seed} NEARHIT_HISTORY_SECONDS={seconds} runs the like again");
     if let Some(fault) = outcome.fault {
-        panic!("{name}: {fault}\n{again}");
+        panic!("{name}: {fault}");
     }
-    assert!(share.ratio() >= HIT_SHARE_MIN, "{name}: {share}: the cache was hardly used\n{again}");
+    assert!(share.ratio() >= trouble.hit_share_min(), "{name}: {share}: the cache was hardly used");
+    drop(told);
+}
+
+/// Where the harness itself fails, the seed is wanted too.
+struct TellOnPanic<'a>(&'a str);
+
+impl Drop for TellOnPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("{}", self.0);
+        }
+    }
+}
+
+/// Who is there in a run.
+pub(crate) struct House {
+    pub(crate) redis: Redis,
+    /// Another server, if the trouble needs one.
+    pub(crate) other: Option<Redis>,
+    pub(crate) relay: Relay,
+    pub(crate) proxy: Proxy,
 }
 
 /// Runs it once, against a proxy in which this guard is broken, if one is named.
@@ -87,41 +89,43 @@ pub(crate) fn launch(
     lasts: Duration,
     mutation: Option<&str>,
 ) -> (Outcome, HitShare) {
-    let _turn = turn();
-    let redis = Redis::start();
+    let _turn = turn(trouble);
+    let (redis, other) = (trouble.start_redis(), trouble.start_other());
     let relay = Relay::to(redis.addr());
     let proxy = start(law, trouble, &redis, &relay, mutation);
+    let house = House { redis, other, relay, proxy };
     let mut random = Rng::with_seed(seed);
-    let outcome = match law {
-        Law::Register | Law::Versions => attack(&proxy, &redis, &relay, law, trouble, &mut random, lasts),
-        Law::Counters | Law::News => {
-            if trouble == Trouble::SlowLink {
-                relay.link().delay(0, LINK_DELAY_MS);
-            }
-            let contest = if law == Law::News { contests::news } else { contests::counters };
-            contest(&proxy, &redis, lasts, &mut random)
-        }
+    let shared = Arc::new(Shared::new(trouble.may_fail()));
+    let mut outcome = match law {
+        Law::Register | Law::Versions => attack(&house, &shared, law, trouble, &mut random, lasts),
+        Law::Counters => contests::counters(&house, &shared, trouble, lasts, &mut random),
+        Law::News => contests::news(&house, &shared, trouble, lasts, &mut random),
     };
-    (outcome, HitShare::of(&proxy))
+    outcome.recoveries = shared.recoveries();
+    (outcome, HitShare::of(&house.proxy))
 }
 
-/// Runs take turns, whether they are threads of one process or processes of their own: each needs the machine.
-fn turn() -> File {
+impl House {
+    /// What the trouble gets to see of it.
+    pub(crate) fn scene<'a>(
+        &'a self,
+        shared: &'a Shared,
+        is_over: &'a AtomicBool,
+        retire: &'a (dyn Fn() + Sync),
+    ) -> Scene<'a> {
+        let Self { redis, other, relay, proxy } = self;
+        Scene { redis, other: other.as_ref(), proxy, relay, shared, is_over, retire, healed: Cell::new(None) }
+    }
+}
+
+/// Runs take turns, whether they are threads of one process or processes of their own: each needs the machine. But where
+/// most of the time is waited for what is broken, some go together.
+fn turn(trouble: Trouble) -> File {
     let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("history.lock");
     let file = File::create(path).expect("cargo makes this directory");
-    file.lock().expect("the file system has locks");
+    let locked = if trouble.strikes() { file.lock_shared() } else { file.lock() };
+    locked.expect("the file system has locks");
     file
-}
-
-/// The load under which the cache is still hit: what slows reads or certifications down leaves less to write.
-fn load(trouble: Trouble) -> Load {
-    match trouble {
-        Trouble::None => Load { tempo_ms: 0.5..40.0, exec_reads: 0.03, ranges: 0.24, variants: 12 },
-        Trouble::SlowLink => Load { tempo_ms: 40.0..400.0, exec_reads: 0.0002, ranges: 0.0006, variants: 1 },
-        Trouble::Jitter | Trouble::LanesDie | Trouble::LinkFails => {
-            Load { tempo_ms: 2.0..80.0, exec_reads: 0.01, ranges: 0.2, variants: 4 }
-        }
-    }
 }
 
 fn start(law: Law, trouble: Trouble, redis: &Redis, relay: &Relay, mutation: Option<&str>) -> Proxy {
@@ -131,11 +135,11 @@ fn start(law: Law, trouble: Trouble, redis: &Redis, relay: &Relay, mutation: Opt
         Law::Register | Law::Counters | Law::News => builder,
         Law::Versions => builder.set("cache.max_staleness", &format!("{}ms", MAX_STALENESS.as_millis())),
     };
-    let proxy = match trouble {
+    let builder = match trouble {
         Trouble::None => builder.upstream(redis),
         _ => builder.upstream_addr(relay.addr()),
     };
-    let proxy = proxy.start();
+    let proxy = trouble.configure(builder).start();
     proxy.wait_live();
     proxy
 }
@@ -148,24 +152,28 @@ pub(crate) struct Outcome {
     pub(crate) unknown: u64,
     pub(crate) errors: u64,
     pub(crate) lives: u64,
+    /// How many times everything was mended, and the longest that the proxy needed to recover.
+    pub(crate) recoveries: (u64, Duration),
     pub(crate) fault: Option<String>,
 }
 
 impl std::fmt::Display for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { reads, writes, unknown, errors, lives, fault } = self;
+        let Self { reads, writes, unknown, errors, lives, recoveries: (healed, longest), fault } = self;
         write!(
             f,
             "{reads} reads and {writes} writes ({unknown} of unknown fate, {errors} errors) of {lives} keys, "
         )?;
+        if *healed > 0 {
+            write!(f, "{healed} recoveries in at most {} ms, ", longest.as_millis())?;
+        }
         write!(f, "{} violations", if fault.is_some() { "some" } else { "no" })
     }
 }
 
 fn attack(
-    proxy: &Proxy,
-    redis: &Redis,
-    relay: &Relay,
+    house: &House,
+    shared: &Arc<Shared>,
     law: Law,
     trouble: Trouble,
     random: &mut Rng,
@@ -174,16 +182,15 @@ fn attack(
     let is_over = Arc::new(AtomicBool::new(false));
     let (judge, histories) = mpsc::channel();
     let verdict = {
-        let is_over = Arc::clone(&is_over);
-        thread::spawn(move || judge_all(law, &histories, &is_over))
+        let (shared, is_over) = (Arc::clone(shared), Arc::clone(&is_over));
+        thread::spawn(move || judge_all(law, &histories, &shared, &is_over))
     };
-    let may_fail = matches!(trouble, Trouble::LanesDie);
-    let shared = Arc::new(Shared::new(may_fail));
-    let stage = Stage::new(proxy, redis, Arc::clone(&shared), Arc::clone(&is_over), judge, load(trouble));
+    let (keys_of, over) = (Arc::clone(shared), Arc::clone(&is_over));
+    let stage = Stage::new(&house.proxy, &house.relay, keys_of, over, judge, trouble);
     open(&stage, law, random);
     thread::scope(|scope| {
         let stage = &stage;
-        for act in cast(stage, relay, law, trouble) {
+        for act in cast(stage, house, law, trouble) {
             let mut random = random.fork();
             scope.spawn(move || {
                 // If one panics, the others are to stop.
@@ -192,11 +199,12 @@ fn attack(
             });
         }
         let began = Instant::now();
-        while stage.goes_on() && began.elapsed() < lasts && shared.faults.lock().is_empty() {
+        while stage.goes_on() && shared.goes_on(began, lasts) {
             thread::sleep(Duration::from_millis(5));
         }
         is_over.store(true, Relaxed);
     });
+    stage.check_ledger();
     // With it goes the last hold on every key, and the last sender to the judge.
     drop(stage);
     let (lives, violation) = verdict.join().expect("the judge does not panic");
@@ -208,13 +216,14 @@ fn attack(
         errors: tally.errors.load(Relaxed),
         lives,
         fault: violation.or_else(|| shared.faults.lock().pop()),
+        ..Outcome::default()
     }
 }
 
 type Act<'a> = Box<dyn FnOnce(&mut Rng) + Send + 'a>;
 
 /// Who takes part.
-fn cast<'a>(stage: &'a Stage<'a>, relay: &'a Relay, law: Law, trouble: Trouble) -> Vec<Act<'a>> {
+fn cast<'a>(stage: &'a Stage<'a>, house: &'a House, law: Law, trouble: Trouble) -> Vec<Act<'a>> {
     let mut acts: Vec<Act<'a>> = Vec::new();
     for _ in 0..READERS {
         acts.push(Box::new(|random| actors::read(stage, random)));
@@ -230,7 +239,13 @@ fn cast<'a>(stage: &'a Stage<'a>, relay: &'a Relay, law: Law, trouble: Trouble) 
             _ => acts.push(Box::new(move |random| actors::publish(stage, random, share))),
         }
     }
-    acts.push(Box::new(move |random| make_trouble(stage, relay, trouble, random)));
+    if law == Law::Register && !trouble.loses() {
+        acts.push(Box::new(|random| actors::keep_ledger(stage, random)));
+    }
+    acts.push(Box::new(move |random| {
+        let retire = || stage.retire();
+        trouble::make(&house.scene(&stage.shared, &stage.is_over, &retire), trouble, random);
+    }));
     acts
 }
 
@@ -246,7 +261,7 @@ impl Drop for StopOnPanic<'_> {
 
 /// Puts the first lives in their places.
 fn open(stage: &Stage<'_>, law: Law, random: &mut Rng) {
-    let mut outside = stage.redis.client();
+    let mut outside = stage.outside();
     match law {
         Law::Register => (0..KEYS).for_each(|place| stage.renew(place, random, &mut outside)),
         _ => (0..KEYS).step_by(2).for_each(|place| stage.renew_pair(place, random)),
@@ -254,13 +269,19 @@ fn open(stage: &Stage<'_>, law: Law, random: &mut Rng) {
 }
 
 /// Checks each history as it is handed in. The first violation ends the run.
-fn judge_all(law: Law, histories: &Receiver<History>, is_over: &AtomicBool) -> (u64, Option<String>) {
+fn judge_all(
+    law: Law,
+    histories: &Receiver<History>,
+    shared: &Shared,
+    is_over: &AtomicBool,
+) -> (u64, Option<String>) {
     let (mut lives, mut fault) = (0, None);
-    for history in histories {
+    for mut history in histories {
         lives += 1;
         if fault.is_some() {
             continue;
         }
+        shared.losses.apply(&mut history);
         let verdict = match law {
             Law::Register => checker::check(&history),
             _ => versions::check(&history, MAX_STALENESS),
@@ -271,65 +292,6 @@ fn judge_all(law: Law, histories: &Receiver<History>, is_over: &AtomicBool) -> (
         }
     }
     (lives, fault)
-}
-
-fn make_trouble(stage: &Stage<'_>, relay: &Relay, trouble: Trouble, random: &mut Rng) {
-    let mut redis = stage.redis.client();
-    match trouble {
-        Trouble::None => {}
-        Trouble::SlowLink => relay.link().delay(0, LINK_DELAY_MS),
-        Trouble::Jitter => {
-            while stage.goes_on() {
-                let mut delay = || random.choice([0, 0, 1, 3, 8]).expect("there are some");
-                relay.others().delay(delay(), delay());
-                sleep_ms(random, 1..6);
-            }
-        }
-        Trouble::LanesDie => {
-            // So that there is something in flight.
-            relay.others().delay(1, 1);
-            while stage.goes_on() {
-                sleep_ms(random, 10..50);
-                match random.u8(0..10) {
-                    // What Redis had done already stays unanswered.
-                    0 => relay.others().cut(),
-                    1..4 => kill(&mut redis, "nearhit-transaction", random),
-                    _ => kill(&mut redis, "nearhit-lane", random),
-                }
-            }
-        }
-        Trouble::LinkFails => {
-            while stage.goes_on() {
-                sleep_ms(random, 100..400);
-                if random.bool() {
-                    kill(&mut redis, "nearhit-link", random);
-                } else {
-                    relay.link().hold_down(true);
-                    thread::sleep(STALL);
-                    relay.link().hold_down(false);
-                }
-            }
-        }
-    }
-}
-
-/// Closes one of the proxy's connections of this name, from the server's side.
-fn kill(redis: &mut Client, name: &str, random: &mut Rng) {
-    let list = redis.text(&["CLIENT", "LIST"]);
-    let field = format!(" name={name} ");
-    let ids: Vec<&str> = list
-        .lines()
-        .filter(|line| line.contains(&field))
-        .filter_map(|line| line.strip_prefix("id=")?.split(' ').next())
-        .collect();
-    if let Some(id) = random.choice(&ids) {
-        // It may have closed by itself.
-        redis.cmd(&["CLIENT", "KILL", "ID", id]);
-    }
-}
-
-fn sleep_ms(random: &mut Rng, range: std::ops::Range<u64>) {
-    thread::sleep(Duration::from_millis(random.u64(range)));
 }
 
 /// The proxy's own counters: nothing but the attacked keys is ever read.

@@ -10,6 +10,8 @@
 //! nor of a version whose own time to live was over when it began (expiry is honoured, without any staleness), or
 //! whose write had not begun when it ended, nor of an expiry that could not have been. A read of nothing does not say
 //! which deletion or expiry it saw. The earliest that is possible is assumed, so whatever is found wrong is wrong.
+//!
+//! Where the server evicts keys, that is an expiry that may be at any time, but no less final.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -24,7 +26,7 @@ const CLOCK_SLACK: Duration = Duration::from_millis(5);
 /// Accepts a history whose reads are as the module's text says. Its versions must be numbered from 1 in the order in
 /// which they were written, one after the other.
 pub(crate) fn check(history: &History, max_staleness: Duration) -> Result<(), Box<Violation>> {
-    let key = Key { versions: &history.versions };
+    let key = Key { versions: &history.versions, may_vanish: history.may_vanish };
     let mut floors = key.floors(nanoseconds(max_staleness));
     let mut reads: Vec<&Op> = history.ops.iter().collect();
     reads.sort_by_key(|op| (op.start, op.batch, op.place));
@@ -78,6 +80,7 @@ impl Floor {
 
 struct Key<'a> {
     versions: &'a [Written],
+    may_vanish: bool,
 }
 
 impl Key<'_> {
@@ -155,7 +158,8 @@ impl Key<'_> {
             }
             let slack = nanoseconds(CLOCK_SLACK);
             let may_have_expired = |ttl| one.start + nanoseconds(ttl) <= op.end + slack;
-            if one.ttl.is_some_and(may_have_expired) && 2 * one.version + 1 >= floor.time {
+            let may_be_gone = self.may_vanish || one.ttl.is_some_and(may_have_expired);
+            if may_be_gone && 2 * one.version + 1 >= floor.time {
                 return Ok(2 * one.version + 1);
             }
         }
@@ -198,6 +202,7 @@ fn fault(what: &str, op: Op, versions: impl IntoIterator<Item = Written>) -> Box
 
 #[cfg(test)]
 mod tests {
+    use super::super::recorder::{Losses, now};
     use super::*;
 
     const MAX_STALENESS_MS: u64 = 100;
@@ -221,7 +226,7 @@ mod tests {
     }
 
     /// Reads: the version, start and end. Those that begin at the same time are one pipeline.
-    fn verdict(versions: &[Written], reads: &[(u64, u64, u64)]) -> Result<(), String> {
+    fn history(versions: &[Written], reads: &[(u64, u64, u64)]) -> History {
         let ops = reads.iter().zip(0..).map(|(&(version, start, end), place)| Op {
             kind: Kind::Read(version),
             command: "get",
@@ -231,9 +236,12 @@ mod tests {
             start: ms(start),
             end: ms(end),
         });
-        let history = History { ops: ops.collect(), versions: versions.to_vec(), ..History::default() };
+        History { ops: ops.collect(), versions: versions.to_vec(), ..History::default() }
+    }
+
+    fn verdict(versions: &[Written], reads: &[(u64, u64, u64)]) -> Result<(), String> {
         let max_staleness = Duration::from_millis(MAX_STALENESS_MS);
-        check(&history, max_staleness).map_err(|violation| violation.to_string())
+        check(&history(versions, reads), max_staleness).map_err(|violation| violation.to_string())
     }
 
     #[track_caller]
@@ -319,6 +327,38 @@ mod tests {
         // Nothing may be seen before it can have expired, nor the value once nothing has been seen.
         rejects(&volatile, &[(1, 30, 31), (0, 40, 41)], "went back");
         rejects(&volatile, &[(1, 30, 31), (0, 62, 63), (1, 64, 65)], "went back");
+    }
+
+    #[test]
+    fn what_may_be_evicted_does_not_come_back() {
+        let history =
+            |reads| History { may_vanish: true, ..history(&versions(&[(Outside, 0, 10, 20)]), reads) };
+        let verdict = |reads| check(&history(reads), Duration::from_millis(MAX_STALENESS_MS));
+        assert!(verdict(&[(1, 21, 22), (0, 30, 31), (0, 500, 501)]).is_ok());
+        assert!(verdict(&[(1, 21, 22), (0, 30, 31), (1, 32, 33)]).is_err());
+    }
+
+    #[test]
+    fn what_was_lost_is_not_judged() {
+        let losses = Losses::default();
+        losses.begin();
+        let lost_at = now();
+        let version = |start, end| Written { version: 1, start, end, ..versions(&[(Proxy, 0, 1, 2)])[0] };
+        let read = |value, start, end| Op { start, end, ..history(&[], &[(value, 1, 2)]).ops[0] };
+        let judged = |born, versions: &[Written], ops: &[Op]| {
+            let (ops, versions) = (ops.to_vec(), versions.to_vec());
+            let mut history = History { ops, versions, born, ..History::default() };
+            losses.apply(&mut history);
+            check(&history, Duration::from_millis(MAX_STALENESS_MS)).is_ok()
+        };
+        let late = lost_at + ms(1_000);
+        // What was read before the loss counts, and what was read after does not, nor what is younger.
+        assert!(!judged(0, &[version(1, 2)], &[read(0, 3, 4)]));
+        assert!(judged(0, &[version(1, 2)], &[read(1, 3, 4), read(0, late, late + 1)]));
+        assert!(judged(lost_at, &[version(lost_at, lost_at + 1)], &[read(0, late, late + 1)]));
+        // Until it is over.
+        losses.end();
+        assert!(!judged(late, &[version(late, late + 1)], &[read(0, late + 2, late + 3)]));
     }
 
     #[test]
