@@ -85,7 +85,7 @@ impl Heartbeat {
     fn pair(&mut self, answer: Answer) -> Option<Nanos> {
         let sent = self.outstanding.take()?;
         match answer {
-            Answer::Echo | Answer::Error if Mutation::OneAnswer.is_on() => Some(sent),
+            Answer::Echo if Mutation::OneAnswer.is_on() => Some(sent),
             Answer::Error if Mutation::BusyCertifies.is_on() => self.previous.replace(sent),
             Answer::Echo => self.previous.replace(sent),
             Answer::Error => {
