@@ -31,6 +31,8 @@ mod outside;
 mod recorder;
 #[path = "history/run.rs"]
 mod run;
+#[path = "history/strikes.rs"]
+mod strikes;
 #[path = "history/trouble.rs"]
 mod trouble;
 #[path = "history/versions.rs"]

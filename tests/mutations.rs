@@ -22,6 +22,8 @@ mod recorder;
 #[path = "history/run.rs"]
 #[allow(dead_code, reason = "histories of a sound proxy are judged elsewhere")]
 mod run;
+#[path = "history/strikes.rs"]
+mod strikes;
 #[path = "history/trouble.rs"]
 mod trouble;
 #[path = "history/versions.rs"]

@@ -54,7 +54,7 @@ pub(crate) struct Shared {
     /// Error replies are part of the run.
     may_fail: bool,
     pub(crate) losses: Losses,
-    /// See [`super::trouble::Chaser`].
+    /// See [`super::strikes::Chaser`].
     pub(crate) is_chased: AtomicBool,
     /// Something is broken: the run is not to end before it is mended.
     pub(crate) is_striking: AtomicBool,
