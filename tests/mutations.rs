@@ -66,12 +66,12 @@ histories! {
     what_was_seen_is_not_remembered: SeenNotMoved, Versions with SlowLink;
     a_torn_mget: TornMget, Versions with SlowLink;
     a_message_before_its_push: MessageBeforePush, News with SlowLink;
+    a_busy_answer_that_certifies: BusyCertifies, Versions with BusyScript;
 }
 
 /// What needs times that no real server keeps to, or an order of events that it seldom comes to.
-const BY_MODEL_ALONE: [Mutation; 6] = [
+const BY_MODEL_ALONE: [Mutation; 5] = [
     Mutation::OneAnswer,
-    Mutation::BusyCertifies,
     Mutation::PttlFromReceipt,
     Mutation::JoinPastDeadline,
     Mutation::ForeignLane,
