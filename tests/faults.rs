@@ -2,7 +2,7 @@
 //! here too, no acknowledged write is lost, no reply stays out for longer than the timeouts, and after each heal
 //! everything is as before within the time of the contract, by itself.
 //!
-//! Each fault (`history/trouble.rs`) strikes and heals again and again under each law that it leaves standing. By
+//! Each fault (`history/strikes.rs`) strikes and heals again and again under each law that it leaves standing. By
 //! default a run is short, and only the first law is tried and one more at random. `NEARHIT_HISTORY_SECONDS=60` gives
 //! each law so much; `NEARHIT_HISTORY_SEED=n` draws the same commands again. `--nocapture` shows what was done.
 
@@ -24,6 +24,8 @@ mod outside;
 mod recorder;
 #[path = "history/run.rs"]
 mod run;
+#[path = "history/strikes.rs"]
+mod strikes;
 #[path = "history/trouble.rs"]
 mod trouble;
 #[path = "history/versions.rs"]

@@ -37,6 +37,8 @@ mod recorder;
 mod run;
 #[path = "history/scenes/mod.rs"]
 mod scenes;
+#[path = "history/strikes.rs"]
+mod strikes;
 #[path = "history/trouble.rs"]
 mod trouble;
 #[path = "history/versions.rs"]

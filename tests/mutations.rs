@@ -26,6 +26,8 @@ mod run;
 #[path = "history/scenes/mod.rs"]
 #[allow(dead_code, reason = "histories of a sound proxy are judged elsewhere")]
 mod scenes;
+#[path = "history/strikes.rs"]
+mod strikes;
 #[path = "history/trouble.rs"]
 mod trouble;
 #[path = "history/versions.rs"]
@@ -69,6 +71,7 @@ histories! {
     what_was_seen_is_not_remembered: SeenNotMoved, Versions with SlowLink;
     a_torn_mget: TornMget, Versions with SlowLink;
     a_message_before_its_push: MessageBeforePush, News with SlowLink;
+    a_busy_answer_that_certifies: BusyCertifies, Versions with BusyScript;
 }
 
 /// What is to be found in which scene.

@@ -1,8 +1,9 @@
 //! One worker's lanes: which there are, which a client gets, and what to say when there is none.
 //!
 //! Lanes are opened when first needed, a few for each profile and `SPARE_LANES` more while all of those are
-//! stalled, and closed when long idle. One whose command timed out is replaced as soon as the server answers elsewhere. A failed dial is remembered for a backoff that grows with each failure, during
-//! which everybody gets the same error at once instead of a queue in front of a dead host.
+//! stalled, and closed when long idle. One whose command timed out is replaced as soon as the server answers on another.
+//! A failed dial is remembered for a backoff that grows with each failure, during which everybody gets the same error
+//! at once instead of a queue in front of a dead host.
 
 use std::{
     cell::RefCell,

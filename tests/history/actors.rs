@@ -17,7 +17,8 @@ use super::caller::{Caller, Shared};
 use super::generator::{Keys, Life, Meaning, Nature, Step, words};
 use super::outside::Outside;
 use super::recorder::{Door, History, NOTHING, UNKNOWN, Value, Written, now};
-use super::trouble::{Chaser, Trouble};
+use super::strikes::Chaser;
+use super::trouble::Trouble;
 use crate::common::{Proxy, Relay};
 
 /// Connections of one swarm, which all ask the same at once.

@@ -54,7 +54,7 @@ pub(crate) struct Shared {
     /// Error replies are part of the run.
     may_fail: bool,
     pub(crate) losses: Losses,
-    /// See [`super::trouble::Chaser`].
+    /// See [`super::strikes::Chaser`].
     pub(crate) is_chased: AtomicBool,
     /// Something is broken: the run is not to end before it is mended.
     pub(crate) is_striking: AtomicBool,
@@ -198,7 +198,9 @@ impl Caller {
             Meaning::Reads(lives) => {
                 let Some(values) = last.and_then(|reply| self.values(step, lives, reply)) else { return };
                 tally.reads.fetch_add(values.len() as u64, Relaxed);
-                self.hold_together(step, lives, &values);
+                if !self.shared.losses.overlap(start, end) {
+                    self.hold_together(step, lives, &values);
+                }
                 lives.iter().zip(values).for_each(|(life, value)| record(life, Kind::Read(value)));
             }
             Meaning::Writes(written) => {

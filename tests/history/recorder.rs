@@ -154,6 +154,11 @@ impl Losses {
         self.0.lock().last_mut().expect("it has begun").1 = now();
     }
 
+    /// Whether one of them overlaps this time.
+    pub(crate) fn overlap(&self, start: u64, end: u64) -> bool {
+        self.0.lock().iter().any(|(begin, over)| *begin <= end && start <= *over)
+    }
+
     /// Leaves what can be judged.
     pub(crate) fn apply(&self, history: &mut History) {
         for (begin, end) in self.0.lock().iter() {
