@@ -326,6 +326,23 @@ impl<'a> Scene<'a> {
         }
     }
 
+    /// Reads a key that is gone since then, until that shows. What was there must not be shown for longer than any other
+    /// change elsewhere.
+    fn forgets(&self, client: &mut Client, key: &str, old: &[u8], since: Instant) {
+        while since.elapsed() <= RECOVERY_MAX {
+            let asked_after = since.elapsed();
+            let reply = client.cmd(&["GET", key]);
+            if reply.starts_with(b"$-1") {
+                return;
+            }
+            if reply.starts_with(old) && asked_after > MAX_STALENESS {
+                return self.complain(&format!("{key} is shown {asked_after:?} after it has gone"));
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        self.complain(&format!("{key} is not read {RECOVERY_MAX:?} after it has gone"));
+    }
+
     fn complain(&self, fault: &str) {
         self.shared.complain(fault.to_owned());
         self.is_over.store(true, Relaxed);
@@ -462,19 +479,19 @@ fn killed(scene: &Scene<'_>, random: &mut Rng) {
     }
 }
 
-/// What was in memory must not be shown for longer than any other change elsewhere.
 fn restart_empty(scene: &Scene<'_>, random: &mut Rng) {
     let mut client = scene.proxy.client();
     scene.loses();
     scene.outside().must("SET relic old");
     scene.shows(&mut client, &["GET", "relic"], b"$3\r\nold", RECOVERY_MAX);
     scene.redis.kill9();
+    let killed = Instant::now();
     sleep_ms(random, 0..300);
     scene.redis.restart_empty();
     // Whatever is acknowledged from here on stays.
     scene.regains();
     scene.healed.set(Some(Instant::now()));
-    scene.shows(&mut client, &["GET", "relic"], b"$-1", RECOVERY_MAX);
+    scene.forgets(&mut client, "relic", b"$3\r\nold", killed);
 }
 
 fn server_stopped(scene: &Scene<'_>, random: &mut Rng) {
@@ -506,11 +523,17 @@ fn proxy_stopped(scene: &Scene<'_>, random: &mut Rng) {
 fn resync(scene: &Scene<'_>, random: &mut Rng) {
     let mut redis = Outside::new(scene.relay);
     let other = scene.other.expect("it was started").port();
+    let mut client = scene.proxy.client();
     scene.loses();
+    redis.must("SET relic old");
+    scene.shows(&mut client, &["GET", "relic"], b"$3\r\nold", RECOVERY_MAX);
     redis.must(&format!("REPLICAOF 127.0.0.1 {other}"));
     eventually("the replica is in step", || redis.text("INFO replication").contains("master_link_status:up"));
+    let gone = Instant::now();
     sleep_ms(random, 50..300);
     redis.must("REPLICAOF NO ONE");
+    scene.healed.set(Some(Instant::now()));
+    scene.forgets(&mut client, "relic", b"$3\r\nold", gone);
     scene.regains();
 }
 
