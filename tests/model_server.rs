@@ -308,7 +308,7 @@ fn a_long_script_answers_busy_and_tells_nothing() {
     assert_eq!(Some(frame(&pair.clients[0].recv())), model.leave(link), "both keys are told of");
 }
 
-/// What the health check has to find.
+/// What the health check has to find; but groups, of which nothing is cached.
 #[test]
 fn what_is_changed_wholesale_or_beside_the_keys_is_not_told_of() {
     let mut pair = Pair::start();
