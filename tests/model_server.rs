@@ -307,3 +307,22 @@ fn a_long_script_answers_busy_and_tells_nothing() {
     assert_eq!(Some(frame(&pair.clients[2].recv())), model.leave(scripter), "the script has ended");
     assert_eq!(Some(frame(&pair.clients[0].recv())), model.leave(link), "both keys are told of");
 }
+
+/// What the health check has to find; but groups, of which nothing is cached.
+#[test]
+fn what_is_changed_wholesale_or_beside_the_keys_is_not_told_of() {
+    let mut pair = Pair::start();
+    let [link, other, ..] = pair.clients.as_mut_slice() else { unreachable!("there are four") };
+    other.expect(b"+OK\r\n", &["SET", "k0", "1"]);
+    other.cmd(&["XADD", "k1", "*", "field", "value"]);
+    let told: Vec<Frame> = (0..2).map(|_| frame(&link.recv())).collect();
+    assert_eq!(told, [Frame::Invalidate(vec![0]), Frame::Invalidate(vec![1])]);
+    other.expect(b"+OK\r\n", &["XGROUP", "CREATE", "k1", "group", "0"]);
+    other.expect(b"+OK\r\n", &["ACL", "SETUSER", "default", "-get"]);
+    other.expect(b"+OK\r\n", &["SWAPDB", "0", "1"]);
+    // Two rounds, so that whatever there is to be told has been.
+    for number in [500_000, 500_001] {
+        link.send(&words(&Command::Echo(number)));
+        assert_eq!(frame(&link.recv()), Frame::Echo(number));
+    }
+}

@@ -101,12 +101,13 @@ pub(super) fn restart_empty(scene: &Scene<'_>, random: &mut Rng) {
     scene.outside().must("SET relic old");
     scene.shows(&mut client, &["GET", "relic"], b"$3\r\nold", RECOVERY_MAX);
     scene.redis.kill9();
+    let killed = Instant::now();
     sleep_ms(random, 0..300);
     scene.redis.restart_empty();
     // Whatever is acknowledged from here on stays.
     scene.regains();
     scene.healed.set(Some(Instant::now()));
-    scene.shows(&mut client, &["GET", "relic"], b"$-1", RECOVERY_MAX);
+    scene.forgets(&mut client, "relic", b"$3\r\nold", killed);
 }
 
 pub(super) fn server_stopped(scene: &Scene<'_>, random: &mut Rng) {
@@ -138,11 +139,17 @@ pub(super) fn proxy_stopped(scene: &Scene<'_>, random: &mut Rng) {
 pub(super) fn resync(scene: &Scene<'_>, random: &mut Rng) {
     let mut redis = Outside::new(scene.relay);
     let other = scene.other.expect("it was started").port();
+    let mut client = scene.proxy.client();
     scene.loses();
+    redis.must("SET relic old");
+    scene.shows(&mut client, &["GET", "relic"], b"$3\r\nold", RECOVERY_MAX);
     redis.must(&format!("REPLICAOF 127.0.0.1 {other}"));
     eventually("the replica is in step", || redis.text("INFO replication").contains("master_link_status:up"));
+    let gone = Instant::now();
     sleep_ms(random, 50..300);
     redis.must("REPLICAOF NO ONE");
+    scene.healed.set(Some(Instant::now()));
+    scene.forgets(&mut client, "relic", b"$3\r\nold", gone);
     scene.regains();
 }
 

@@ -287,6 +287,23 @@ impl<'a> Scene<'a> {
         }
     }
 
+    /// Reads a key that is gone since then, until that shows. What was there must not be shown for longer than any other
+    /// change elsewhere.
+    pub(super) fn forgets(&self, client: &mut Client, key: &str, old: &[u8], since: Instant) {
+        while since.elapsed() <= RECOVERY_MAX {
+            let asked_after = since.elapsed();
+            let reply = client.cmd(&["GET", key]);
+            if reply.starts_with(b"$-1") {
+                return;
+            }
+            if reply.starts_with(old) && asked_after > MAX_STALENESS {
+                return self.complain(&format!("{key} is shown {asked_after:?} after it has gone"));
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        self.complain(&format!("{key} is not read {RECOVERY_MAX:?} after it has gone"));
+    }
+
     pub(super) fn complain(&self, fault: &str) {
         self.shared.complain(fault.to_owned());
         self.is_over.store(true, Relaxed);
