@@ -283,7 +283,9 @@ impl Audit {
         let shown = &self.shown.reply;
         raw == shown
             || (reply::is_nil(raw) && reply::is_nil(shown))
-            || self.unordered().is_some_and(|width| sorted(raw, width) == sorted(shown, width))
+            || self.unordered().is_some_and(|width| {
+                sorted(raw, width).is_some_and(|members| Some(members) == sorted(shown, width))
+            })
     }
 
     /// Of how many elements a member consists, where the server lists members as they lie in its hash table: a read
