@@ -11,13 +11,16 @@ WORKDIR /build
 ENV CARGO_PROFILE_RELEASE_DEBUG=false CARGO_PROFILE_RELEASE_STRIP=debuginfo
 
 # The dependencies are a layer of their own, compiled around an empty crate: it lasts until Cargo.toml or
-# Cargo.lock change. Cargo insists that the benches that Cargo.toml names exist, though nothing builds them here.
+# Cargo.lock change. Cargo insists that the benches and tests that Cargo.toml names exist, though nothing builds them
+# here.
 COPY Cargo.toml Cargo.lock ./
-RUN mkdir src benches \
+RUN mkdir src benches tests \
  && echo 'fn main() {}' >src/main.rs \
  && touch src/lib.rs \
- && sed -n '/^\[\[bench\]\]/,/^$/s/^name = "\(.*\)"/\1/p' Cargo.toml \
-    | while read -r bench; do echo 'fn main() {}' >"benches/$bench.rs"; done \
+ && for kind in bench:benches test:tests; do \
+      sed -n "/^.\[${kind%:*}\]/,/^\$/s/^name = .\(.*\)./\1/p" Cargo.toml \
+      | while read -r name; do echo 'fn main() {}' >"${kind#*:}/$name.rs"; done; \
+    done \
  && cargo build --release --locked --bin nearhit
 
 # Cargo compares times of change, and the copied files are older than what was compiled from the empty ones.
