@@ -192,11 +192,9 @@ impl Session {
     async fn ask_for_audit(self: &Rc<Self>, lane: &Pinned<Ticket>, audit: &Audit) -> Option<Reread> {
         let (to, answer) = oneshot::channel();
         let now = clock::now();
-        let shared = &self.worker.shared;
-        let due = now.max(shared.pause.until()) + shared.config.upstream.command_timeout;
         let ticket = Ticket::unanswerable(Rc::clone(self), Work::Audit(to));
         // What the lane gives back is dropped, which is an answer, too.
-        let _ = lane.send(ticket, now, due, |out| out.push(Raw::Borrowed(&audit.request)));
+        let _ = lane.send(ticket, now, self.worker.due(now), |out| out.push(Raw::Borrowed(&audit.request)));
         let (raw, arrived) = answer.await.ok()?;
         Some(Reread { raw, arrived, server: lane.greeting.server })
     }

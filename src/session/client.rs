@@ -355,10 +355,7 @@ impl Session {
             self.end_after_output();
             return true;
         }
-        if let Some(mailbox) = self.worker.shared.mailboxes.get(info.worker.0) {
-            // A worker that has ended has no clients.
-            let _ = mailbox.send(Mail::Kill(info.id));
-        }
+        self.worker.post(info.worker, Mail::Kill(info.id));
         true
     }
 }

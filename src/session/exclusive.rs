@@ -216,10 +216,7 @@ impl Session {
     async fn claim(&self, target: ClientId) {
         let shared = &self.worker.shared;
         let Some(info) = shared.registry.get(target) else { return };
-        if let Some(mailbox) = shared.mailboxes.get(info.worker.0) {
-            // A worker that has ended has no clients.
-            let _ = mailbox.send(Mail::Claim(target));
-        }
+        self.worker.post(info.worker, Mail::Claim(target));
         let has_come = async {
             while info.exclusive.load(Ordering::Acquire) == 0 && shared.registry.get(target).is_some() {
                 sleep(CLAIM_INTERVAL).await;

@@ -81,12 +81,7 @@ impl Session {
         work: Work,
         write: impl FnOnce(&mut OutputBuffer),
     ) -> Next {
-        let due = if work.may_take_its_time() {
-            Nanos::FOREVER
-        } else {
-            let shared = &self.worker.shared;
-            batch.now.max(shared.pause.until()) + shared.config.upstream.command_timeout
-        };
+        let due = if work.may_take_its_time() { Nanos::FOREVER } else { self.worker.due(batch.now) };
         inner.expect(&place);
         self.worker.counters.upstream_commands.add(1);
         if let Err(mut ticket) = lane.send(Ticket::new(Rc::clone(self), place, work), batch.now, due, write) {

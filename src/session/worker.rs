@@ -270,10 +270,21 @@ impl Worker {
     pub(super) fn answer(&self, waiter: Waiter, outcome: Outcome) {
         if waiter.worker == self.id {
             self.answer_here(waiter, outcome);
-        } else if let Some(mailbox) = self.shared.mailboxes.get(waiter.worker.0) {
-            // A worker that has ended has no clients left to answer.
-            let _ = mailbox.send(Mail::Answer(Box::new((waiter, AnswerOutcome(outcome)))));
+        } else {
+            self.post(waiter.worker, Mail::Answer(Box::new((waiter, AnswerOutcome(outcome)))));
         }
+    }
+
+    /// Sends a letter to a worker. One that has ended has no clients left that it could concern.
+    pub(super) fn post(&self, to: WorkerId, letter: Mail) {
+        if let Some(mailbox) = self.shared.mailboxes.get(to.0) {
+            let _ = mailbox.send(letter);
+        }
+    }
+
+    /// By when a command that is sent at `now` is to be answered: a pause puts that off.
+    pub(super) fn due(&self, now: Nanos) -> Nanos {
+        now.max(self.shared.pause.until()) + self.shared.config.upstream.command_timeout
     }
 
     /// Forgets a session that has ended.
