@@ -36,6 +36,21 @@ const STALENESS_US_MAX: u64 = 3_600_000_000;
 /// Within a hundredth: 30 KiB of counts.
 const SIGNIFICANT_DIGITS: u8 = 2;
 
+/// The histogram's bounds, in microseconds, each with the name of its figure. Each counts what was heard of within it, as
+/// a Prometheus histogram does; [`Staleness::count`] is the one without a bound.
+const BUCKETS: [(&str, u64); 10] = [
+    ("staleness_le_100us", 100),
+    ("staleness_le_250us", 250),
+    ("staleness_le_500us", 500),
+    ("staleness_le_1ms", 1_000),
+    ("staleness_le_2500us", 2_500),
+    ("staleness_le_10ms", 10_000),
+    ("staleness_le_25ms", 25_000),
+    ("staleness_le_100ms", 100_000),
+    ("staleness_le_250ms", 250_000),
+    ("staleness_le_1s", 1_000_000),
+];
+
 /// The canary key, and what it has shown.
 pub struct Canary {
     pub(super) key: Bytes,
@@ -45,6 +60,7 @@ pub struct Canary {
 struct State {
     outstanding: Option<Written>,
     heard: Histogram<u64>,
+    sum_us: u64,
     missed: u64,
 }
 
@@ -56,10 +72,14 @@ struct Written {
 }
 
 /// How late the canary's changes were heard of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Staleness {
     /// How many were.
     pub count: u64,
+    /// All of them together, in microseconds.
+    pub sum_us: u64,
+    /// How many were heard of within each bound, by the name of the figure.
+    pub buckets: [(&'static str, u64); BUCKETS.len()],
     /// The median, in microseconds.
     pub p50_us: u64,
     /// 99 of 100 were heard of earlier.
@@ -74,7 +94,7 @@ impl Canary {
     pub(super) fn new(key: Bytes) -> Self {
         let heard = Histogram::new_with_bounds(1, STALENESS_US_MAX, SIGNIFICANT_DIGITS)
             .expect("bounds that the crate accepts");
-        Self { key, state: Mutex::new(State { outstanding: None, heard, missed: 0 }) }
+        Self { key, state: Mutex::new(State { outstanding: None, heard, sum_us: 0, missed: 0 }) }
     }
 
     /// The figures now.
@@ -82,6 +102,8 @@ impl Canary {
         let state = self.state.lock();
         Staleness {
             count: state.heard.len(),
+            sum_us: state.sum_us,
+            buckets: BUCKETS.map(|(name, bound)| (name, state.heard.count_between(0, bound))),
             p50_us: state.heard.value_at_quantile(0.5),
             p99_us: state.heard.value_at_quantile(0.99),
             max_us: state.heard.max(),
@@ -113,6 +135,7 @@ impl Canary {
         if let Some(written) = state.outstanding.take() {
             let us = u64::try_from(now.since(written.sent_at).as_micros()).unwrap_or(u64::MAX);
             state.heard.saturating_record(us);
+            state.sum_us = state.sum_us.saturating_add(us);
         }
     }
 
@@ -202,7 +225,6 @@ mod tests {
     #[test]
     fn a_push_counts_from_when_the_write_was_sent() {
         let canary = Canary::new("canary".into());
-        assert_eq!(canary.staleness(), Staleness::default());
         canary.heard(us(5));
         assert_eq!(canary.staleness().count, 0, "nothing was written");
         canary.sent(us(10));
@@ -210,7 +232,20 @@ mod tests {
         canary.answered(us(70));
         assert!(canary.is_free(us(0)), "the push came ahead of the answer");
         canary.heard(us(90));
-        assert_eq!(canary.staleness(), Staleness { count: 1, p50_us: 50, p99_us: 50, max_us: 50, missed: 0 });
+        let Staleness { count, sum_us, p50_us, p99_us, max_us, missed, .. } = canary.staleness();
+        assert_eq!((count, sum_us, p50_us, p99_us, max_us, missed), (1, 50, 50, 50, 50, 0));
+    }
+
+    #[test]
+    fn each_bound_counts_what_was_heard_of_within_it() {
+        let canary = Canary::new("canary".into());
+        for time in [60, 300, 300, 20_000, 7_000_000] {
+            canary.sent(us(0));
+            canary.heard(us(time));
+        }
+        let counts = canary.staleness().buckets.map(|(_, count)| count);
+        assert_eq!(counts, [1, 1, 3, 3, 3, 3, 4, 4, 4, 4]);
+        assert_eq!(canary.staleness().sum_us, 7_020_660);
     }
 
     #[test]

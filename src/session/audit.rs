@@ -14,11 +14,11 @@
 //! The second reply is shown to nobody, so nothing is observed (invariant 9) and nothing filled: an audited cache
 //! behaves like another. Off, it costs a hit one comparison; on, a countdown.
 
-use std::{cell::Cell, future::poll_fn, rc::Rc, sync::Arc, task::Poll};
+use std::{cell::Cell, future::poll_fn, rc::Rc, sync::Arc, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
-    sync::{Notify, Semaphore, oneshot},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
     task::spawn_local,
 };
 
@@ -33,6 +33,7 @@ use crate::{
     coherence::{Hit, Phase, Protocols, Stamp, VariantKey},
     command::Command,
     ids::ServerId,
+    metrics::Counters,
     resp::{Protocol, Raw, reply},
     upstream::{connection::Profile, lane::Pinned, lanes::Pick},
 };
@@ -43,18 +44,25 @@ const IN_FLIGHT_MAX: usize = 16;
 /// So much of a key stands in the log.
 const LOGGED_KEY_BYTES_MAX: usize = 128;
 
+/// Between two violations in one worker's log. All are counted; where one thing has gone wrong, many keys show it.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
 /// One worker's auditor.
 pub(super) struct Auditor {
     share: f64,
     /// Hits until the next one that is drawn, that one included; 0: none ever is.
     left: Cell<u64>,
     places: Arc<Semaphore>,
+    counters: Arc<Counters>,
+    /// When a violation was logged last.
+    logged_at: Cell<Option<Nanos>>,
     /// The certified time or the phase has moved.
     pub(super) moved: Notify,
 }
 
 /// A hit that was drawn, as it was shown.
 pub(super) struct Shown {
+    _place: OwnedSemaphorePermit,
     reply: Bytes,
     stamp: Stamp,
     arrived: Nanos,
@@ -93,11 +101,13 @@ enum Verdict {
 pub(super) type ToAudit = oneshot::Sender<(Bytes, Nanos)>;
 
 impl Auditor {
-    pub(super) fn new(share: f64) -> Self {
+    pub(super) fn new(share: f64, counters: Arc<Counters>) -> Self {
         Self {
             share,
             left: Cell::new(gap(share)),
             places: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
+            counters,
+            logged_at: Cell::new(None),
             moved: Notify::new(),
         }
     }
@@ -107,7 +117,7 @@ impl Auditor {
     pub(super) fn draw(&self, hit: &Hit<'_>, protocol: Protocol) -> Option<Box<Shown>> {
         match self.left.get() {
             0 => None,
-            1 => Some(self.drawn(hit, protocol)),
+            1 => self.drawn(hit, protocol),
             left => {
                 self.left.set(left - 1);
                 None
@@ -116,9 +126,23 @@ impl Auditor {
     }
 
     #[cold]
-    fn drawn(&self, hit: &Hit<'_>, protocol: Protocol) -> Box<Shown> {
+    fn drawn(&self, hit: &Hit<'_>, protocol: Protocol) -> Option<Box<Shown>> {
         self.left.set(gap(self.share));
-        Box::new(Shown { reply: owned(hit.reply, protocol), stamp: hit.stamp, arrived: hit.arrived })
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            self.counters.audit_skipped.add(1);
+            return None;
+        };
+        let reply = owned(hit.reply, protocol);
+        Some(Box::new(Shown { _place: place, reply, stamp: hit.stamp, arrived: hit.arrived }))
+    }
+
+    /// Whether a violation is to stand in the log, beside those that were logged before.
+    fn may_log(&self, now: Nanos) -> bool {
+        let may = self.logged_at.get().is_none_or(|logged_at| now.since(logged_at) >= LOG_INTERVAL);
+        if may {
+            self.logged_at.set(Some(now));
+        }
+        may
     }
 }
 
@@ -146,9 +170,6 @@ impl Session {
         request: Vec<u8>,
         shown: Box<Shown>,
     ) {
-        let Ok(place) = Arc::clone(&self.worker.auditor.places).try_acquire_owned() else {
-            return self.worker.counters.audit_skipped.add(1);
-        };
         let audit = Audit {
             shown,
             shown_at: clock::now(),
@@ -166,7 +187,6 @@ impl Session {
         spawn_local(async move {
             let verdict = session.reread(&audit).await;
             session.conclude(&audit, verdict);
-            drop(place);
         });
     }
 
@@ -207,7 +227,9 @@ impl Session {
             Verdict::Inconclusive => counters.audit_inconclusive.add(1),
             Verdict::Violation => {
                 counters.audit_violations.add(1);
-                audit.report();
+                if self.worker.auditor.may_log(clock::now()) {
+                    audit.report();
+                }
                 self.worker.shared.coherence.invalidate(&audit.key);
                 // If it was a SWAPDB or the like, which no push tells of, more than this key is wrong.
                 self.worker.shared.health.suspect("a hit differs from what the upstream says");

@@ -66,7 +66,7 @@ impl Session {
         let phase = certifier.phase();
         let evictions = cache.evictions();
         let staleness = coherence.canary().map(Canary::staleness).unwrap_or_default();
-        let figures: Vec<(&'static str, u64)> = vec![
+        let mut figures: Vec<(&'static str, u64)> = vec![
             ("commands_processed", totals.commands),
             ("hits", totals.hits),
             ("misses", totals.misses),
@@ -106,6 +106,7 @@ impl Session {
             ("audit_inconclusive", totals.audit_inconclusive),
             ("audit_skipped", totals.audit_skipped),
             ("staleness_count", staleness.count),
+            ("staleness_sum_us", staleness.sum_us),
             ("staleness_p50_us", staleness.p50_us),
             ("staleness_p99_us", staleness.p99_us),
             ("staleness_max_us", staleness.max_us),
@@ -115,6 +116,9 @@ impl Session {
             ("connections_received", totals.connections_received),
             ("connections_rejected", totals.connections_rejected),
         ];
+        if coherence.canary().is_some() {
+            figures.extend(staleness.buckets);
+        }
         let mut all: Vec<_> = figures.into_iter().map(|(name, value)| (name, value.to_string())).collect();
         all.push(("link_state", phase.name(certifier.is_leased(now)).to_owned()));
         let age = now.since(certifier.certified());

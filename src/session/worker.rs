@@ -175,7 +175,7 @@ impl Worker {
         );
         Rc::new(Self {
             id,
-            counters,
+            counters: Arc::clone(&counters),
             lanes,
             table: RefCell::new(table),
             request_limits: Cell::new(Limits {
@@ -186,7 +186,7 @@ impl Worker {
             dirty,
             parked: RefCell::default(),
             exclusive: RefCell::default(),
-            auditor: Auditor::new(shared.config.audit.sample),
+            auditor: Auditor::new(shared.config.audit.sample, counters),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
             spare: RefCell::default(),
             hasher: foldhash::fast::RandomState::default(),
