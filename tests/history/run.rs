@@ -44,21 +44,29 @@ pub(crate) enum Law {
 /// Runs it for its time, prints what was done, and panics if that cannot be explained.
 #[track_caller]
 pub(crate) fn run(law: Law, trouble: Trouble) {
-    let seconds =
-        env::var("NEARHIT_HISTORY_SECONDS").map_or(SECONDS_DEFAULT, |text| text.parse().expect("seconds"));
-    let seed = env::var("NEARHIT_HISTORY_SEED")
-        .map_or_else(|_| fastrand::u64(..), |text| text.parse().expect("a seed"));
-
+    let (seed, lasts) = drawn();
     let name = format!("{law:?} with {trouble:?}");
-    let again = format!("NEARHIT_HISTORY_SEED={seed} NEARHIT_HISTORY_SECONDS={seconds} runs the like again");
+    let again = format!(
+        "NEARHIT_HISTORY_SEED={seed} NEARHIT_HISTORY_SECONDS={} runs the like again",
+        lasts.as_secs_f64()
+    );
     let told = TellOnPanic(&again);
-    let (outcome, share) = launch(law, trouble, seed, Duration::from_secs_f64(seconds), None);
+    let (outcome, share) = launch(law, trouble, seed, lasts, None);
     println!("{name}: seed {seed}, {outcome}, {share}");
     if let Some(fault) = outcome.fault {
         panic!("{name}: {fault}");
     }
     assert!(share.ratio() >= trouble.hit_share_min(), "{name}: {share}: the cache was hardly used");
     drop(told);
+}
+
+/// The seed, and how long it is to last.
+pub(super) fn drawn() -> (u64, Duration) {
+    let seconds =
+        env::var("NEARHIT_HISTORY_SECONDS").map_or(SECONDS_DEFAULT, |text| text.parse().expect("seconds"));
+    let seed = env::var("NEARHIT_HISTORY_SEED")
+        .map_or_else(|_| fastrand::u64(..), |text| text.parse().expect("a seed"));
+    (seed, Duration::from_secs_f64(seconds))
 }
 
 /// Where the harness itself fails, the seed is wanted too.
@@ -120,7 +128,7 @@ impl House {
 
 /// Runs take turns, whether they are threads of one process or processes of their own: each needs the machine. But where
 /// most of the time is waited for what is broken, some go together.
-fn turn(trouble: Trouble) -> File {
+pub(super) fn turn(trouble: Trouble) -> File {
     let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("history.lock");
     let file = File::create(path).expect("cargo makes this directory");
     let locked = if trouble.strikes() { file.lock_shared() } else { file.lock() };

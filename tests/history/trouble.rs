@@ -33,7 +33,6 @@ pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const MEMORY_MAX: &str = "8mb";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(dead_code, reason = "tests/history.rs makes some, and tests/faults.rs others")]
 pub(crate) enum Trouble {
     None,
     /// Invalidations come late.

@@ -10,9 +10,7 @@ mod shapes;
 mod staleness;
 mod troupe;
 
-use std::env;
 use std::fmt;
-use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -28,19 +26,17 @@ use self::staleness::Staleness;
 use self::troupe::{Board, Record};
 use crate::common::resp::payload;
 use crate::common::{Proxy, ProxyBuilder, Redis, Relay, eventually, proxy};
-use crate::recorder::{Door, History, Kind, Op, SOMETHING, Written};
-use crate::run::{HitShare, Outcome};
-use crate::{checker, versions};
+use crate::history::recorder::{Door, History, Kind, Op, SOMETHING, Written};
+use crate::history::run::{HitShare, Outcome, drawn, turn};
+use crate::history::trouble::{MAX_STALENESS, Trouble};
+use crate::history::{checker, versions};
 
 /// May do everything, like the default user, and yet has variants of its own.
 pub(crate) const USER: &str = "reader";
 pub(crate) const PASSWORD: &str = "secret";
 
-const SECONDS_DEFAULT: f64 = 1.0;
 /// The share of the attacked keys' reads that must have been hits, through each proxy.
 const HIT_SHARE_MIN: f64 = 0.30;
-/// Short, so that a value kept too long is soon noticed.
-const MAX_STALENESS: Duration = Duration::from_millis(300);
 
 const AUTHORS: usize = 2;
 const LINK_DELAY_MS: u64 = 25;
@@ -196,15 +192,6 @@ pub(crate) fn play(scene: &Scene) {
     }
 }
 
-/// The seed, and how long it is to last.
-fn drawn() -> (u64, Duration) {
-    let seconds =
-        env::var("NEARHIT_HISTORY_SECONDS").map_or(SECONDS_DEFAULT, |text| text.parse().expect("seconds"));
-    let seed = env::var("NEARHIT_HISTORY_SEED")
-        .map_or_else(|_| fastrand::u64(..), |text| text.parse().expect("a seed"));
-    (seed, Duration::from_secs_f64(seconds))
-}
-
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) outcome: Outcome,
@@ -227,7 +214,7 @@ impl fmt::Display for Report {
 
 /// Plays it once, against proxies in which this guard is broken, if one is named.
 pub(crate) fn launch(scene: &Scene, seed: u64, lasts: Duration, mutation: Option<&str>) -> Report {
-    let _turn = turn();
+    let _turn = turn(Trouble::None);
     let mut random = Rng::with_seed(seed);
     let servers = start_servers(scene);
     let relay = Relay::to(servers[0].addr());
@@ -247,14 +234,6 @@ pub(crate) fn launch(scene: &Scene, seed: u64, lasts: Duration, mutation: Option
         }
     }
     report
-}
-
-/// Scenes and runs take turns: each needs the machine.
-fn turn() -> File {
-    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("history.lock");
-    let file = File::create(path).expect("cargo makes this directory");
-    file.lock().expect("the file system has locks");
-    file
 }
 
 fn start_servers(scene: &Scene) -> Vec<Redis> {
