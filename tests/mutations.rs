@@ -18,7 +18,7 @@ use nearhit::mutation::Mutation;
 
 /// A run ends as soon as something is found.
 const LASTS: Duration = Duration::from_secs(4);
-const RUNS_MAX: u64 = 8;
+const RUNS_MAX: u64 = 16;
 
 /// What is to be found by which history.
 macro_rules! histories {
@@ -47,7 +47,6 @@ histories! {
     what_was_seen_is_not_remembered: SeenNotMoved, Versions with SlowLink;
     a_torn_mget: TornMget, Versions with SlowLink;
     a_message_before_its_push: MessageBeforePush, News with SlowLink;
-    a_busy_answer_that_certifies: BusyCertifies, Versions with BusyScript;
 }
 
 /// What is to be found in which scene.
