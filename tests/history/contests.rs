@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
-use super::caller::{HANG_MAX, Shared};
+use super::caller::Shared;
 use super::outside::Outside;
 use super::run::{House, Outcome};
 use super::trouble::{self, Trouble};
@@ -122,21 +122,22 @@ impl Asker<'_> {
     fn client(&mut self) -> &mut Client {
         self.client.get_or_insert_with(|| {
             let mut client = self.ring.house.proxy.client();
-            client.set_timeout(HANG_MAX);
+            client.set_timeout(self.ring.shared.hang_max);
             client
         })
     }
 
     /// The reply; nothing if it was an error or did not come. What was begun on the connection is then over.
     fn ask(&mut self, request: &[&str]) -> Option<Vec<u8>> {
+        let phase = self.ring.shared.phase();
         let client = self.client();
         let _ = client.try_send_raw(&crate::common::resp::encode(request));
-        let why = match client.try_recv() {
+        let (why, is_excused) = match client.try_recv() {
             Ok(reply) if reply[0] != b'-' => return Some(reply),
-            Ok(error) => shown(&error),
-            Err(error) => error.to_string(),
+            Ok(error) => (shown(&error), self.ring.shared.excuses(phase)),
+            Err(error) => (error.to_string(), self.ring.shared.may_fail()),
         };
-        self.fail(&format!("{request:?} failed with nothing broken: {why}"));
+        self.fail(is_excused, &format!("{request:?} failed with nothing broken: {why}"));
         None
     }
 
@@ -149,9 +150,9 @@ impl Asker<'_> {
         Some(())
     }
 
-    fn fail(&mut self, what: &str) {
+    fn fail(&mut self, is_excused: bool, what: &str) {
         self.client = None;
-        if !self.ring.shared.may_fail() {
+        if !is_excused {
             self.ring.complain(what.to_owned());
         }
     }
@@ -257,18 +258,26 @@ pub(super) fn news(
     };
     let listen = |_: &mut Rng| {
         let (mut listener, mut looker) = (ring.client(), ring.client());
+        let mut since = shared.phase();
         while ring.goes_on() {
-            if listener.client.is_none() && listener.ask(&["SUBSCRIBE", CHANNEL]).is_none() {
-                thread::sleep(READ_PAUSE);
-                continue;
+            if listener.client.is_none() {
+                since = shared.phase();
+                if listener.ask(&["SUBSCRIBE", CHANNEL]).is_none() {
+                    thread::sleep(READ_PAUSE);
+                    continue;
+                }
             }
             listener.client().set_timeout(LISTEN_MAX);
             match listener.client().try_recv() {
-                Ok(message) if message[0] == b'-' => listener.fail("a subscription was ended by an error"),
+                Ok(message) if message[0] == b'-' => {
+                    listener.fail(shared.excuses(since), "a subscription was ended by an error");
+                }
                 Ok(message) => look(&mut looker, number(children(&message)[2]), "a message"),
                 // In a black hole nobody hears that his subscription is over.
                 Err(error) if error.kind() == ErrorKind::WouldBlock && !shared.may_fail() => {}
-                Err(error) => listener.fail(&format!("a subscription was ended: {error}")),
+                Err(error) => {
+                    listener.fail(shared.may_fail(), &format!("a subscription was ended: {error}"));
+                }
             }
         }
     };
@@ -276,11 +285,8 @@ pub(super) fn news(
         let (mut worker, mut looker) = (ring.client(), ring.client());
         while ring.goes_on() {
             // No timeout of the proxy ends a command that waits by nature.
-            worker.client().set_timeout(HANG_MAX.min(if shared.may_fail() {
-                2 * LISTEN_MAX
-            } else {
-                HANG_MAX
-            }));
+            let patience = if shared.may_fail() { 2 * LISTEN_MAX } else { shared.hang_max };
+            worker.client().set_timeout(patience);
             let Some(job) = worker.ask(&["BRPOP", JOBS, "0.2"]) else { continue };
             if let [_, told] = children(&job)[..] {
                 look(&mut looker, number(told), "a job");

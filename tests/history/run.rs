@@ -103,7 +103,7 @@ pub(crate) fn launch(
     let proxy = start(law, trouble, &redis, &relay, mutation);
     let house = House { redis, other, relay, proxy };
     let mut random = Rng::with_seed(seed);
-    let shared = Arc::new(Shared::new(trouble.may_fail()));
+    let shared = Arc::new(Shared::new(trouble));
     let mut outcome = match law {
         Law::Register | Law::Versions => attack(&house, &shared, law, trouble, &mut random, lasts),
         Law::Counters => contests::counters(&house, &shared, trouble, lasts, &mut random),
@@ -141,7 +141,7 @@ fn start(law: Law, trouble: Trouble, redis: &Redis, relay: &Relay, mutation: Opt
     let builder = mutation.into_iter().fold(builder, ProxyBuilder::broken);
     let builder = match law {
         Law::Register | Law::Counters | Law::News => builder,
-        Law::Versions => builder.set("cache.max_staleness", &format!("{}ms", MAX_STALENESS.as_millis())),
+        Law::Versions => builder.set("cache.max_staleness", &trouble::ms(MAX_STALENESS)),
     };
     let builder = match trouble {
         Trouble::None => builder.upstream(redis),

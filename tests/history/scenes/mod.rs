@@ -28,7 +28,7 @@ use crate::common::resp::payload;
 use crate::common::{Proxy, ProxyBuilder, Redis, Relay, eventually, proxy};
 use crate::history::recorder::{Door, History, Kind, Op, SOMETHING, Written};
 use crate::history::run::{HitShare, Outcome, drawn, turn};
-use crate::history::trouble::{MAX_STALENESS, Trouble};
+use crate::history::trouble::{MAX_STALENESS, Trouble, ms};
 use crate::history::{checker, versions};
 
 /// May do everything, like the default user, and yet has variants of its own.
@@ -257,7 +257,7 @@ fn start_proxy(scene: &Scene, redis: &Redis, relay: &Relay, mutation: Option<&st
     let builder = proxy()
         .set("server.workers", &scene.workers.to_string())
         .set("upstream.backoff_min", "10ms")
-        .set("cache.max_staleness", &format!("{}ms", MAX_STALENESS.as_millis()));
+        .set("cache.max_staleness", &ms(MAX_STALENESS));
     let builder = mutation.into_iter().fold(builder, ProxyBuilder::broken);
     let proxy = match scene.strain {
         Strain::None => builder.upstream(redis).start(),
