@@ -34,9 +34,11 @@ const ADD_PAUSE_MS: std::ops::Range<u64> = 5..40;
 const LISTEN_MAX: Duration = Duration::from_millis(500);
 
 /// What all who take part share.
-struct Ring<'a> {
+pub(super) struct Ring<'a> {
     house: &'a House,
     shared: &'a Shared,
+    trouble: Trouble,
+    lasts: Duration,
     is_over: AtomicBool,
     reads: AtomicU64,
     writes: AtomicU64,
@@ -46,9 +48,9 @@ struct Ring<'a> {
 type Act<'a> = &'a (dyn Fn(&mut Rng) + Sync);
 
 impl<'a> Ring<'a> {
-    fn new(house: &'a House, shared: &'a Shared) -> Self {
+    pub(super) fn new(house: &'a House, shared: &'a Shared, trouble: Trouble, lasts: Duration) -> Self {
         let [reads, writes, unknown] = [const { AtomicU64::new(0) }; 3];
-        Self { house, shared, is_over: AtomicBool::new(false), reads, writes, unknown }
+        Self { house, shared, trouble, lasts, is_over: AtomicBool::new(false), reads, writes, unknown }
     }
 
     fn goes_on(&self) -> bool {
@@ -69,11 +71,11 @@ impl<'a> Ring<'a> {
     }
 
     /// Lets them act until the time is up or somebody complains.
-    fn run<'s>(&'s self, trouble: Trouble, lasts: Duration, random: &mut Rng, acts: &[Act<'s>]) {
+    fn run<'s>(&'s self, random: &mut Rng, acts: &[Act<'s>]) {
         thread::scope(|scope| {
             let make_trouble = |random: &mut Rng| {
                 let retire = || {};
-                trouble::make(&self.house.scene(self.shared, &self.is_over, &retire), trouble, random);
+                trouble::make(&self.house.scene(self.shared, &self.is_over, &retire), self.trouble, random);
             };
             let mut its_random = random.fork();
             scope.spawn(move || make_trouble(&mut its_random));
@@ -82,7 +84,7 @@ impl<'a> Ring<'a> {
                 scope.spawn(move || act(&mut random));
             }
             let began = Instant::now();
-            while self.goes_on() && self.shared.goes_on(began, lasts) {
+            while self.goes_on() && self.shared.goes_on(began, self.lasts) {
                 thread::sleep(Duration::from_millis(5));
             }
             self.is_over.store(true, Relaxed);
@@ -159,15 +161,8 @@ impl Asker<'_> {
 }
 
 /// Whether no update is lost.
-pub(super) fn counters(
-    house: &House,
-    shared: &Shared,
-    trouble: Trouble,
-    lasts: Duration,
-    random: &mut Rng,
-) -> Outcome {
+pub(super) fn counters(ring: Ring<'_>, random: &mut Rng) -> Outcome {
     const KEY: &str = "counter";
-    let ring = Ring::new(house, shared);
     let added = AtomicU64::new(0);
     let read = |_: &mut Rng| ring.read(KEY);
     let add = |random: &mut Rng| {
@@ -206,7 +201,7 @@ pub(super) fn counters(
     let mut acts: Vec<Act<'_>> = vec![&add_outside];
     acts.extend([&read as Act<'_>; READERS]);
     acts.extend([&add as Act<'_>; ADDERS]);
-    ring.run(trouble, lasts, random, &acts);
+    ring.run(random, &acts);
     let sum = number(&ring.outside().must(&format!("GET {KEY}")));
     let (added, unknown) = (added.load(Relaxed), ring.unknown.load(Relaxed));
     if !(added..=added + unknown).contains(&sum) {
@@ -219,17 +214,11 @@ pub(super) fn counters(
 }
 
 /// Whether who is told to look finds what he was told of.
-pub(super) fn news(
-    house: &House,
-    shared: &Shared,
-    trouble: Trouble,
-    lasts: Duration,
-    random: &mut Rng,
-) -> Outcome {
+pub(super) fn news(ring: Ring<'_>, random: &mut Rng) -> Outcome {
     const KEY: &str = "topic";
     const CHANNEL: &str = "told";
     const JOBS: &str = "jobs";
-    let ring = Ring::new(house, shared);
+    let shared = ring.shared;
     let read = |_: &mut Rng| ring.read(KEY);
     let tell = |random: &mut Rng| {
         let mut client = ring.outside();
@@ -293,7 +282,7 @@ pub(super) fn news(
             }
         }
     };
-    ring.run(trouble, lasts, random, &[&tell, &read, &read, &read, &listen, &listen, &work, &work]);
+    ring.run(random, &[&tell, &read, &read, &read, &listen, &listen, &work, &work]);
     ring.outcome()
 }
 

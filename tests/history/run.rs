@@ -16,6 +16,7 @@ use fastrand::Rng;
 
 use super::actors::{self, Stage};
 use super::caller::Shared;
+use super::contests::Ring;
 use super::recorder::History;
 use super::trouble::{self, MAX_STALENESS, Scene, Trouble};
 use super::{checker, contests, versions};
@@ -106,8 +107,8 @@ pub(crate) fn launch(
     let shared = Arc::new(Shared::new(trouble));
     let mut outcome = match law {
         Law::Register | Law::Versions => attack(&house, &shared, law, trouble, &mut random, lasts),
-        Law::Counters => contests::counters(&house, &shared, trouble, lasts, &mut random),
-        Law::News => contests::news(&house, &shared, trouble, lasts, &mut random),
+        Law::Counters => contests::counters(Ring::new(&house, &shared, trouble, lasts), &mut random),
+        Law::News => contests::news(Ring::new(&house, &shared, trouble, lasts), &mut random),
     };
     outcome.recoveries = shared.recoveries();
     (outcome, HitShare::of(&house.proxy))
