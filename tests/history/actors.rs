@@ -331,7 +331,8 @@ impl Author<'_> {
             return (Door::Proxy, answer.start, answer.end);
         }
         let start = now();
-        let is_chased = self.stage.shared.is_chased.read();
+        let _chase = self.stage.shared.chases.read();
+        let is_chased = self.stage.shared.is_chased.load(Relaxed);
         let mut chaser = is_chased.then(|| Chaser::new(self.stage.relay, random));
         let sent = match &mut chaser {
             None => self.outside.send(&requests),

@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{
-    AtomicU64,
+    AtomicBool, AtomicU64,
     Ordering::{Relaxed, SeqCst},
 };
 use std::thread;
@@ -59,8 +59,10 @@ pub(crate) struct Shared {
     /// Odd while something is broken: the run is not to end before it is mended.
     phase: AtomicU64,
     pub(crate) losses: Losses,
-    /// See [`super::strikes::Chaser`]. Held for reading by who writes past the proxy.
-    pub(crate) is_chased: parking_lot::RwLock<bool>,
+    /// See [`super::strikes::Chaser`].
+    pub(crate) is_chased: AtomicBool,
+    /// Held for reading by who may be chased.
+    pub(crate) chases: parking_lot::RwLock<()>,
     /// How many times everything was mended, and the longest that it took the proxy to recover.
     recoveries: parking_lot::Mutex<(u64, Duration)>,
 }

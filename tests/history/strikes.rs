@@ -1,6 +1,7 @@
 //! One strike of each trouble, from the breaking to the mending. What has to hold meanwhile and afterwards, beside the law
 //! of the history, is checked in here as well.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -194,13 +195,13 @@ pub(super) fn evictions(scene: &Scene<'_>, random: &mut Rng) {
 
 /// Whoever writes past the proxy now has a script behind it.
 pub(super) fn busy_scripts(scene: &Scene<'_>, random: &mut Rng) {
-    *scene.shared.is_chased.write() = true;
+    scene.shared.is_chased.store(true, Relaxed);
     sleep_ms(random, 50..250);
-    // Waits for whoever is being chased.
-    *scene.shared.is_chased.write() = false;
+    scene.shared.is_chased.store(false, Relaxed);
     // Some laws have no such writers. Refused while another one is running.
     let mut outside = scene.outside();
     outside.ask_all(&[busy_script(random)]);
+    drop(scene.shared.chases.write());
     eventually("the last script has ended", || outside.ask("PING").is_some());
 }
 
