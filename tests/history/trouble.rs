@@ -129,7 +129,11 @@ impl Trouble {
     /// The share of the attacked keys' reads that must have been hits. Where the cache rightly rests for most of the run,
     /// it is less.
     pub(crate) fn hit_share_min(self) -> f64 {
-        if matches!(self, BlackHole | LinkBlackHole | Resync | BusyScript) { 0.05 } else { 0.30 }
+        match self {
+            LinkBlackHole | BusyScript => 0.05,
+            Resync => 0.20,
+            _ => 0.30,
+        }
     }
 
     /// Whether it comes and goes. Then most of a run is waiting.
