@@ -1,7 +1,8 @@
 //! One run: a Redis, a proxy, perhaps a relay between them, the actors, the trouble, and the verdict.
 //!
-//! A run fails if a history has no explanation, if a reply is missing or is an error though nothing was broken, and
-//! also if too little was answered from memory: a history proves nothing where the cache was not hit.
+//! A run fails if a history has no explanation, if a reply is missing or is an error though nothing was broken, if the
+//! proxy's own auditor finds something, and also if too little was answered from memory: a history proves nothing where
+//! the cache was not hit.
 
 use std::cell::Cell;
 use std::env;
@@ -23,6 +24,9 @@ use super::{checker, contests, versions};
 use crate::common::{Proxy, ProxyBuilder, Redis, Relay, proxy};
 
 const SECONDS_DEFAULT: f64 = 1.0;
+
+/// Of the hits. More would be asked of the server than by the clients themselves.
+const AUDITED_SHARE: &str = "0.1";
 
 /// In pairs, where they are versions.
 const KEYS: usize = 6;
@@ -111,6 +115,9 @@ pub(crate) fn launch(
         Law::News => contests::news(Ring::new(&house, &shared, trouble, lasts), &mut random),
     };
     outcome.recoveries = shared.recoveries();
+    if !trouble.changes_silently() {
+        outcome.fault = outcome.fault.or_else(|| found_by_auditor(&house.proxy));
+    }
     (outcome, HitShare::of(&house.proxy))
 }
 
@@ -139,7 +146,7 @@ pub(super) fn turn(trouble: Trouble) -> File {
 
 fn start(law: Law, trouble: Trouble, redis: &Redis, relay: &Relay, mutation: Option<&str>) -> Proxy {
     let builder = proxy().set("server.workers", "2").set("upstream.backoff_min", "10ms");
-    let builder = mutation.into_iter().fold(builder, ProxyBuilder::broken);
+    let builder = audited_unless_broken(builder, mutation);
     let builder = match law {
         Law::Register | Law::Counters | Law::News => builder,
         Law::Versions => builder.set("cache.max_staleness", &trouble::ms(MAX_STALENESS)),
@@ -151,6 +158,24 @@ fn start(law: Law, trouble: Trouble, redis: &Redis, relay: &Relay, mutation: Opt
     let proxy = trouble.configure(builder).start();
     proxy.wait_live();
     proxy
+}
+
+/// A sound proxy audits itself meanwhile. What is wrong with one whose guard is broken, the history has to find.
+pub(super) fn audited_unless_broken(builder: ProxyBuilder, mutation: Option<&str>) -> ProxyBuilder {
+    match mutation {
+        None => builder.set("audit.sample", AUDITED_SHARE),
+        Some(guard) => builder.broken(guard),
+    }
+}
+
+/// Hits that differ from what the server says although nothing explains it, by the proxy's own account.
+pub(super) fn found_by_auditor(proxy: &Proxy) -> Option<String> {
+    let violations = proxy.stat("audit_violations");
+    (violations > 0).then(|| {
+        let log = proxy.log();
+        let told: String = log.lines().filter(|line| line.contains("VIOLATION")).collect();
+        format!("the auditor found {violations} violations: {told}")
+    })
 }
 
 /// What was done, and what was wrong with it.
@@ -308,12 +333,14 @@ fn judge_all(
 pub(crate) struct HitShare {
     hits: u64,
     lookups: u64,
+    /// Hits that the server confirmed when they were read again.
+    audited: u64,
 }
 
 impl HitShare {
     pub(crate) fn of(proxy: &Proxy) -> Self {
         let [hits, misses, joins] = ["hits", "misses", "joins"].map(|name| proxy.stat(name));
-        Self { hits, lookups: hits + misses + joins }
+        Self { hits, lookups: hits + misses + joins, audited: proxy.stat("audit_agreements") }
     }
 
     pub(crate) fn ratio(&self) -> f64 {
@@ -323,6 +350,7 @@ impl HitShare {
 
 impl std::fmt::Display for HitShare {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} hits of {} lookups ({:.0} %)", self.hits, self.lookups, 100.0 * self.ratio())
+        let Self { hits, lookups, audited } = self;
+        write!(f, "{hits} hits of {lookups} lookups ({:.0} %, {audited} confirmed)", 100.0 * self.ratio())
     }
 }

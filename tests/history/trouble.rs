@@ -215,6 +215,11 @@ impl Trouble {
         }
     }
 
+    /// Whether the server changes what it holds and tells nobody, which the auditor counts against the proxy.
+    pub(crate) fn changes_silently(self) -> bool {
+        matches!(self, SwapDb | FieldExpiry)
+    }
+
     /// Whether what was acknowledged may be gone in the end.
     pub(crate) fn loses(self) -> bool {
         matches!(self, RestartEmpty | Resync | Moved | SwapDb | Flushes | Evictions)

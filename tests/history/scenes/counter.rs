@@ -10,7 +10,7 @@ use fastrand::Rng;
 use super::{HIT_SHARE_MIN, LINK_DELAY_MS, SLOW_LINK, start_proxy, start_servers};
 use crate::common::resp::{payload, shown};
 use crate::common::{Client, Relay};
-use crate::history::run::{HitShare, drawn, turn};
+use crate::history::run::{HitShare, drawn, found_by_auditor, turn};
 use crate::history::trouble::Trouble;
 
 const KEY: &str = "counter";
@@ -72,6 +72,7 @@ pub(crate) fn play() {
         "Counter with TwoProxies: seed {seed}, {reads} reads and {added} writes ({refused} refused), {}; {}",
         shares[0], shares[1]
     );
+    assert_eq!(proxies.iter().find_map(found_by_auditor), None);
     assert_eq!(sum, added, "an update was lost: the counter, and how often one was added");
     assert!(
         shares.iter().all(|share| share.ratio() >= HIT_SHARE_MIN),

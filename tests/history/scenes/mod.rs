@@ -25,9 +25,9 @@ use self::shapes::{Place, Shape};
 use self::staleness::Staleness;
 use self::troupe::{Board, Record};
 use crate::common::resp::payload;
-use crate::common::{Proxy, ProxyBuilder, Redis, Relay, eventually, proxy};
+use crate::common::{Proxy, Redis, Relay, eventually, proxy};
 use crate::history::recorder::{Door, History, Kind, Op, SOMETHING, Written};
-use crate::history::run::{HitShare, Outcome, drawn, turn};
+use crate::history::run::{HitShare, Outcome, audited_unless_broken, drawn, found_by_auditor, turn};
 use crate::history::trouble::{MAX_STALENESS, Trouble, ms};
 use crate::history::{checker, versions};
 
@@ -225,6 +225,7 @@ pub(crate) fn launch(scene: &Scene, seed: u64, lasts: Duration, mutation: Option
     let board = Board::new(scene, addresses, &servers, judge, &mut random);
     let log = (scene.name == PLAIN.name).then(|| Log::follow(&servers[0]));
     let mut report = perform(board, records, &proxies, &relay, lasts, &mut random);
+    report.outcome.fault = report.outcome.fault.or_else(|| proxies.iter().find_map(found_by_auditor));
     if let Some(log) = log {
         match log.check(&report.record) {
             Ok(found) => {
@@ -258,7 +259,7 @@ fn start_proxy(scene: &Scene, redis: &Redis, relay: &Relay, mutation: Option<&st
         .set("server.workers", &scene.workers.to_string())
         .set("upstream.backoff_min", "10ms")
         .set("cache.max_staleness", &ms(MAX_STALENESS));
-    let builder = mutation.into_iter().fold(builder, ProxyBuilder::broken);
+    let builder = audited_unless_broken(builder, mutation);
     let proxy = match scene.strain {
         Strain::None => builder.upstream(redis).start(),
         _ => builder.upstream_addr(relay.addr()).start(),
