@@ -7,33 +7,12 @@
 //! each law so much; `NEARHIT_HISTORY_SEED=n` draws the same commands again. `--nocapture` shows what was done.
 
 mod common;
-
-#[path = "history/actors.rs"]
-mod actors;
-#[path = "history/caller.rs"]
-mod caller;
-#[path = "history/checker.rs"]
-mod checker;
-#[path = "history/contests.rs"]
-mod contests;
-#[path = "history/generator.rs"]
-mod generator;
-#[path = "history/outside.rs"]
-mod outside;
-#[path = "history/recorder.rs"]
-mod recorder;
-#[path = "history/run.rs"]
-mod run;
-#[path = "history/strikes.rs"]
-mod strikes;
-#[path = "history/trouble.rs"]
-mod trouble;
-#[path = "history/versions.rs"]
-mod versions;
+#[path = "history/mod.rs"]
+mod history;
 
 use common::Redis;
-use run::{Law, run};
-use trouble::Trouble;
+use history::run::{Law, run};
+use history::trouble::Trouble;
 
 /// What each fault leaves standing.
 macro_rules! faults {

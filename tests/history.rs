@@ -16,36 +16,12 @@
 //! `--nocapture` shows what was done.
 
 mod common;
+#[path = "history/mod.rs"]
+mod history;
 
-#[path = "history/actors.rs"]
-mod actors;
-#[path = "history/caller.rs"]
-mod caller;
-#[path = "history/checker.rs"]
-mod checker;
-#[path = "history/checker_tests.rs"]
-mod checker_tests;
-#[path = "history/contests.rs"]
-mod contests;
-#[path = "history/generator.rs"]
-mod generator;
-#[path = "history/outside.rs"]
-mod outside;
-#[path = "history/recorder.rs"]
-mod recorder;
-#[path = "history/run.rs"]
-mod run;
-#[path = "history/scenes/mod.rs"]
-mod scenes;
-#[path = "history/strikes.rs"]
-mod strikes;
-#[path = "history/trouble.rs"]
-mod trouble;
-#[path = "history/versions.rs"]
-mod versions;
-
-use run::{Law, run};
-use trouble::Trouble;
+use history::run::{Law, run};
+use history::scenes;
+use history::trouble::Trouble;
 
 #[test]
 fn each_key_is_a_register() {

@@ -5,44 +5,20 @@
 //! Wants the feature `mutations` (`scripts/test` builds it). `--nocapture` prints what was found.
 
 mod common;
-
-#[path = "history/actors.rs"]
-mod actors;
-#[path = "history/caller.rs"]
-mod caller;
-#[path = "history/checker.rs"]
-mod checker;
-#[path = "history/contests.rs"]
-mod contests;
-#[path = "history/generator.rs"]
-mod generator;
-#[path = "history/outside.rs"]
-mod outside;
-#[path = "history/recorder.rs"]
-mod recorder;
-#[path = "history/run.rs"]
-#[allow(dead_code, reason = "histories of a sound proxy are judged elsewhere")]
-mod run;
-#[path = "history/scenes/mod.rs"]
-#[allow(dead_code, reason = "histories of a sound proxy are judged elsewhere")]
-mod scenes;
-#[path = "history/strikes.rs"]
-mod strikes;
-#[path = "history/trouble.rs"]
-mod trouble;
-#[path = "history/versions.rs"]
-mod versions;
+#[path = "history/mod.rs"]
+mod history;
 
 use std::time::Duration;
 
 use common::{Client, Proxy, Redis, Relay, eventually, proxy};
+use history::run::{Law, launch};
+use history::scenes;
+use history::trouble::Trouble;
 use nearhit::mutation::Mutation;
-use run::{Law, launch};
-use trouble::Trouble;
 
 /// A run ends as soon as something is found.
 const LASTS: Duration = Duration::from_secs(4);
-const RUNS_MAX: u64 = 8;
+const RUNS_MAX: u64 = 16;
 
 /// What is to be found by which history.
 macro_rules! histories {
@@ -71,7 +47,6 @@ histories! {
     what_was_seen_is_not_remembered: SeenNotMoved, Versions with SlowLink;
     a_torn_mget: TornMget, Versions with SlowLink;
     a_message_before_its_push: MessageBeforePush, News with SlowLink;
-    a_busy_answer_that_certifies: BusyCertifies, Versions with BusyScript;
 }
 
 /// What is to be found in which scene.

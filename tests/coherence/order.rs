@@ -162,6 +162,17 @@ fn number(reply: &[u8]) -> usize {
     usize::try_from(integer(reply)).expect("a length")
 }
 
+/// Has `k` in memory, a letter long, for who reads it in this way. What changes it from now on is told of late.
+fn cache_a_letter(house: &House, reader: &mut Client, outside: &mut Client, read: &str) {
+    house.relay.link().delay(0, 0);
+    outside.must("SET k x");
+    // Not in the way of what another round has left to certify.
+    house.proxy.settle();
+    house.heat(reader, read);
+    house.proxy.settle();
+    house.delay_pushes();
+}
+
 /// The same, one by one: whoever it is that sees Redis itself first, by whatever it may be.
 #[test]
 fn whoever_saw_it_first_nobody_sees_less() {
@@ -184,13 +195,7 @@ fn whoever_saw_it_first_nobody_sees_less() {
     let ways = one_by_one.iter().chain(&CACHED[1..]).chain(UNCACHED);
     for (number, (name, look)) in (0..).zip(ways) {
         for round in 0..4 {
-            house.relay.link().delay(0, 0);
-            outside.must("SET k x");
-            // Not in the way of what another round has left to certify.
-            house.proxy.settle();
-            house.heat(&mut reader, "GET k");
-            house.proxy.settle();
-            house.delay_pushes();
+            cache_a_letter(&house, &mut reader, &mut outside, "GET k");
             outside.must("APPEND k y");
             let client = if number == 0 { &mut meek } else { &mut first };
             let seen = look(client, 0)[0];
@@ -207,12 +212,7 @@ fn what_follows_a_write_that_reads_is_not_older() {
     house.proxy.wait_live();
     let (mut reader, mut outside) = (house.client(), house.outside());
     for round in 0..10 {
-        house.relay.link().delay(0, 0);
-        outside.must("SET k x");
-        house.proxy.settle();
-        house.heat(&mut reader, "STRLEN k");
-        house.proxy.settle();
-        house.delay_pushes();
+        cache_a_letter(&house, &mut reader, &mut outside, "STRLEN k");
         outside.must("APPEND k y");
         let replies = reader.ask_all(&["BITOP OR own k", "STRLEN k"]);
         let (seen, then) = (number(&replies[0]), number(&replies[1]));
@@ -228,12 +228,7 @@ fn what_follows_an_mget_in_a_pipeline_is_not_older() {
     house.proxy.wait_live();
     let (mut reader, mut outside) = (house.client(), house.outside());
     for round in 0..10 {
-        house.relay.link().delay(0, 0);
-        outside.must("SET k x");
-        house.proxy.settle();
-        house.heat(&mut reader, "GET k");
-        house.proxy.settle();
-        house.delay_pushes();
+        cache_a_letter(&house, &mut reader, &mut outside, "GET k");
         let gets = house.redis.calls("mget") + house.redis.calls("strlen");
         reader.send_raw(&encode(&["MGET", "k", &format!("missing{round}")]));
         reader.send_raw(&encode(&["STRLEN", "k"]));

@@ -90,10 +90,6 @@ impl<'a> Stage<'a> {
         Outside::new(self.relay)
     }
 
-    fn chaser(&self, random: &mut Rng) -> Option<Chaser<'a>> {
-        self.shared.is_chased.load(Relaxed).then(|| Chaser::new(self.relay, random))
-    }
-
     /// Gives all keys up as soon as may be.
     pub(crate) fn retire(&self) {
         self.lives.lock().iter().filter_map(Weak::upgrade).for_each(|life| life.is_over.store(true, Relaxed));
@@ -335,7 +331,9 @@ impl Author<'_> {
             return (Door::Proxy, answer.start, answer.end);
         }
         let start = now();
-        let mut chaser = self.stage.chaser(random);
+        let _chase = self.stage.shared.chases.read();
+        let is_chased = self.stage.shared.is_chased.load(Relaxed);
+        let mut chaser = is_chased.then(|| Chaser::new(self.stage.relay, random));
         let sent = match &mut chaser {
             None => self.outside.send(&requests),
             Some(chaser) => chaser.follow(|| self.outside.send(&requests)),

@@ -7,7 +7,10 @@
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,11 +18,10 @@ use fastrand::Rng;
 
 use super::generator::{Life, Meaning, Step};
 use super::recorder::{Kind, Losses, NOTHING, Op, UNKNOWN, Value, now};
+use super::trouble::Trouble;
 use crate::common::Client;
 use crate::common::resp::{children, encode, payload, shown};
 
-/// Nobody is kept waiting for longer: the timeouts of a run with faults, and then some for a busy machine.
-pub(crate) const HANG_MAX: Duration = Duration::from_secs(7);
 /// The longest pause within a pipeline that is sent in pieces.
 const TRICKLE_PAUSE_US: u64 = 1_500;
 
@@ -39,8 +41,8 @@ pub(crate) struct Caller {
     protocol: u8,
     number: u32,
     shared: Arc<Shared>,
-    /// What was sent, and when; what it is answered is still to come.
-    sent: Vec<(Step, u64)>,
+    /// What was sent, when, and in which phase; what it is answered is still to come.
+    sent: Vec<(Step, u64, Phase)>,
 }
 
 /// What all callers of a run share.
@@ -51,15 +53,38 @@ pub(crate) struct Shared {
     callers: AtomicU64,
     /// What a caller saw that no history would tell.
     pub(crate) faults: parking_lot::Mutex<Vec<String>>,
-    /// Error replies are part of the run.
-    may_fail: bool,
+    errors: Errors,
+    /// No reply stays out for longer.
+    pub(crate) hang_max: Duration,
+    /// Odd while something is broken: the run is not to end before it is mended.
+    phase: AtomicU64,
     pub(crate) losses: Losses,
     /// See [`super::strikes::Chaser`].
     pub(crate) is_chased: AtomicBool,
-    /// Something is broken: the run is not to end before it is mended.
-    pub(crate) is_striking: AtomicBool,
+    /// Held for reading by who may be chased.
+    pub(crate) chases: parking_lot::RwLock<()>,
     /// How many times everything was mended, and the longest that it took the proxy to recover.
     recoveries: parking_lot::Mutex<(u64, Duration)>,
+}
+
+/// When error replies are part of a run. Where they are not, each one is a violation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Errors {
+    #[default]
+    Never,
+    /// From the strike until everything is as before. In between, in the calm, nothing is broken.
+    InStrikes,
+    Always,
+}
+
+/// Which of the strikes or of the calms between them it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Phase(u64);
+
+impl Phase {
+    fn is_calm(self) -> bool {
+        self.0.is_multiple_of(2)
+    }
 }
 
 /// What a step came to.
@@ -71,12 +96,36 @@ pub(crate) struct Answer {
 }
 
 impl Shared {
-    pub(crate) fn new(may_fail: bool) -> Self {
-        Self { may_fail, ..Self::default() }
+    pub(crate) fn new(trouble: Trouble) -> Self {
+        Self { errors: trouble.errors(), hang_max: trouble.hang_max(), ..Self::default() }
     }
 
     pub(crate) fn may_fail(&self) -> bool {
-        self.may_fail
+        self.errors != Errors::Never
+    }
+
+    /// Before anything is broken.
+    pub(crate) fn strike_begins(&self) {
+        assert!(Phase(self.phase.fetch_add(1, SeqCst)).is_calm(), "one strike at a time");
+    }
+
+    /// Once everything is as before.
+    pub(crate) fn strike_ends(&self) {
+        assert!(!Phase(self.phase.fetch_add(1, SeqCst)).is_calm(), "it has begun");
+    }
+
+    /// To be asked before a command is sent.
+    pub(crate) fn phase(&self) -> Phase {
+        Phase(self.phase.load(SeqCst))
+    }
+
+    /// Whether an error is excused that has just been read, by a strike at some time since that phase.
+    pub(crate) fn excuses(&self, since: Phase) -> bool {
+        match self.errors {
+            Errors::Never => false,
+            Errors::InStrikes => !since.is_calm() || since != self.phase(),
+            Errors::Always => true,
+        }
     }
 
     /// One fault tells it all.
@@ -89,7 +138,7 @@ impl Shared {
 
     /// Whether a run that began then and is to last so long goes on.
     pub(crate) fn goes_on(&self, began: Instant, lasts: Duration) -> bool {
-        (began.elapsed() < lasts || self.is_striking.load(Relaxed)) && self.faults.lock().is_empty()
+        (began.elapsed() < lasts || !self.phase().is_calm()) && self.faults.lock().is_empty()
     }
 
     pub(crate) fn recovered(&self, after: Duration) {
@@ -107,7 +156,7 @@ impl Caller {
     pub(crate) fn connect(address: SocketAddr, shared: &Arc<Shared>) -> Self {
         let number = u32::try_from(shared.callers.fetch_add(1, Relaxed)).expect("there are a few dozen");
         let protocol = 2 + u8::from(number % 2 == 1);
-        let client = dial(address, protocol);
+        let client = dial(address, protocol, shared.hang_max);
         Self { client, address, protocol, number, shared: Arc::clone(shared), sent: Vec::new() }
     }
 
@@ -125,12 +174,12 @@ impl Caller {
                 thread::sleep(Duration::from_micros(random.u64(0..TRICKLE_PAUSE_US)));
             }
         } else {
-            let start = now();
+            let (start, phase) = (now(), self.shared.phase());
             let bytes: Vec<u8> =
                 steps.iter().flat_map(|step| &step.requests).flat_map(|r| encode(r)).collect();
             // Whether it arrived will show when the replies are read.
             let _ = self.client.try_send_raw(&bytes);
-            self.sent.extend(steps.into_iter().map(|step| (step, start)));
+            self.sent.extend(steps.into_iter().map(|step| (step, start, phase)));
         }
         self.finish();
     }
@@ -138,9 +187,9 @@ impl Caller {
     /// Sends a step; [`Self::finish`] is to follow.
     pub(crate) fn send(&mut self, step: Step) {
         let bytes: Vec<u8> = step.requests.iter().flat_map(|request| encode(request)).collect();
-        let start = now();
+        let (start, phase) = (now(), self.shared.phase());
         let _ = self.client.try_send_raw(&bytes);
-        self.sent.push((step, start));
+        self.sent.push((step, start, phase));
     }
 
     /// Reads the answers to all that was sent, and records them.
@@ -149,7 +198,7 @@ impl Caller {
         let batch = self.shared.batches.fetch_add(1, Relaxed);
         let mut is_connected = true;
         let mut answers = Vec::with_capacity(steps.len());
-        for ((step, start), place) in steps.into_iter().zip(0..) {
+        for ((step, start, phase), place) in steps.into_iter().zip(0..) {
             let mut replies = Vec::with_capacity(step.requests.len());
             while is_connected && replies.len() < step.requests.len() {
                 match self.client.try_recv() {
@@ -163,27 +212,38 @@ impl Caller {
                 }
             }
             let end = now();
-            let answer = self.answer(&step, replies, start, end, is_connected);
+            let answer = if is_connected {
+                self.answer(&step, replies, start, end, phase)
+            } else {
+                self.closed(&step, start)
+            };
             self.record(&step, &answer, batch, place);
             answers.push(answer);
         }
         if !is_connected {
-            self.client = dial(self.address, self.protocol);
+            self.client = dial(self.address, self.protocol, self.shared.hang_max);
         }
         answers
     }
 
-    fn answer(&self, step: &Step, replies: Vec<Vec<u8>>, start: u64, end: u64, is_connected: bool) -> Answer {
-        let error = replies.iter().find(|reply| reply[0] == b'-');
-        if error.is_some() || !is_connected {
-            self.shared.tally.errors.fetch_add(1, Relaxed);
-            if !self.shared.may_fail {
-                let said = error.map_or("the connection was closed".to_owned(), |reply| shown(reply));
-                self.complain(&format!("{} failed with nothing broken: {said}", step.command));
-            }
-            return Answer { start, end: UNKNOWN, replies: None };
+    fn answer(&self, step: &Step, replies: Vec<Vec<u8>>, start: u64, end: u64, phase: Phase) -> Answer {
+        let Some(error) = replies.iter().find(|reply| reply[0] == b'-') else {
+            return Answer { start, end, replies: Some(replies) };
+        };
+        self.fail(step, start, self.shared.excuses(phase), &shown(error))
+    }
+
+    /// In a strike, perhaps, of which nobody hears before he asks again.
+    fn closed(&self, step: &Step, start: u64) -> Answer {
+        self.fail(step, start, self.shared.may_fail(), "the connection was closed")
+    }
+
+    fn fail(&self, step: &Step, start: u64, is_excused: bool, why: &str) -> Answer {
+        self.shared.tally.errors.fetch_add(1, Relaxed);
+        if !is_excused {
+            self.complain(&format!("{} failed with nothing broken: {why}", step.command));
         }
-        Answer { start, end, replies: Some(replies) }
+        Answer { start, end: UNKNOWN, replies: None }
     }
 
     fn record(&self, step: &Step, answer: &Answer, batch: u64, place: u32) {
@@ -254,9 +314,9 @@ impl Caller {
     }
 }
 
-fn dial(address: SocketAddr, protocol: u8) -> Client {
+fn dial(address: SocketAddr, protocol: u8, hang_max: Duration) -> Client {
     let mut client = Client::connect(address);
-    client.set_timeout(HANG_MAX);
+    client.set_timeout(hang_max);
     if protocol == 3 {
         // Refused while the upstream is away, and then it stays in RESP2.
         client.send(&["HELLO", "3"]);

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
-use super::caller::{HANG_MAX, Shared};
+use super::caller::Shared;
 use super::outside::Outside;
 use super::run::{House, Outcome};
 use super::trouble::{self, Trouble};
@@ -34,9 +34,11 @@ const ADD_PAUSE_MS: std::ops::Range<u64> = 5..40;
 const LISTEN_MAX: Duration = Duration::from_millis(500);
 
 /// What all who take part share.
-struct Ring<'a> {
+pub(super) struct Ring<'a> {
     house: &'a House,
     shared: &'a Shared,
+    trouble: Trouble,
+    lasts: Duration,
     is_over: AtomicBool,
     reads: AtomicU64,
     writes: AtomicU64,
@@ -46,9 +48,9 @@ struct Ring<'a> {
 type Act<'a> = &'a (dyn Fn(&mut Rng) + Sync);
 
 impl<'a> Ring<'a> {
-    fn new(house: &'a House, shared: &'a Shared) -> Self {
+    pub(super) fn new(house: &'a House, shared: &'a Shared, trouble: Trouble, lasts: Duration) -> Self {
         let [reads, writes, unknown] = [const { AtomicU64::new(0) }; 3];
-        Self { house, shared, is_over: AtomicBool::new(false), reads, writes, unknown }
+        Self { house, shared, trouble, lasts, is_over: AtomicBool::new(false), reads, writes, unknown }
     }
 
     fn goes_on(&self) -> bool {
@@ -69,11 +71,11 @@ impl<'a> Ring<'a> {
     }
 
     /// Lets them act until the time is up or somebody complains.
-    fn run<'s>(&'s self, trouble: Trouble, lasts: Duration, random: &mut Rng, acts: &[Act<'s>]) {
+    fn run<'s>(&'s self, random: &mut Rng, acts: &[Act<'s>]) {
         thread::scope(|scope| {
             let make_trouble = |random: &mut Rng| {
                 let retire = || {};
-                trouble::make(&self.house.scene(self.shared, &self.is_over, &retire), trouble, random);
+                trouble::make(&self.house.scene(self.shared, &self.is_over, &retire), self.trouble, random);
             };
             let mut its_random = random.fork();
             scope.spawn(move || make_trouble(&mut its_random));
@@ -82,7 +84,7 @@ impl<'a> Ring<'a> {
                 scope.spawn(move || act(&mut random));
             }
             let began = Instant::now();
-            while self.goes_on() && self.shared.goes_on(began, lasts) {
+            while self.goes_on() && self.shared.goes_on(began, self.lasts) {
                 thread::sleep(Duration::from_millis(5));
             }
             self.is_over.store(true, Relaxed);
@@ -122,21 +124,22 @@ impl Asker<'_> {
     fn client(&mut self) -> &mut Client {
         self.client.get_or_insert_with(|| {
             let mut client = self.ring.house.proxy.client();
-            client.set_timeout(HANG_MAX);
+            client.set_timeout(self.ring.shared.hang_max);
             client
         })
     }
 
     /// The reply; nothing if it was an error or did not come. What was begun on the connection is then over.
     fn ask(&mut self, request: &[&str]) -> Option<Vec<u8>> {
+        let phase = self.ring.shared.phase();
         let client = self.client();
         let _ = client.try_send_raw(&crate::common::resp::encode(request));
-        let why = match client.try_recv() {
+        let (why, is_excused) = match client.try_recv() {
             Ok(reply) if reply[0] != b'-' => return Some(reply),
-            Ok(error) => shown(&error),
-            Err(error) => error.to_string(),
+            Ok(error) => (shown(&error), self.ring.shared.excuses(phase)),
+            Err(error) => (error.to_string(), self.ring.shared.may_fail()),
         };
-        self.fail(&format!("{request:?} failed with nothing broken: {why}"));
+        self.fail(is_excused, &format!("{request:?} failed with nothing broken: {why}"));
         None
     }
 
@@ -149,24 +152,17 @@ impl Asker<'_> {
         Some(())
     }
 
-    fn fail(&mut self, what: &str) {
+    fn fail(&mut self, is_excused: bool, what: &str) {
         self.client = None;
-        if !self.ring.shared.may_fail() {
+        if !is_excused {
             self.ring.complain(what.to_owned());
         }
     }
 }
 
 /// Whether no update is lost.
-pub(super) fn counters(
-    house: &House,
-    shared: &Shared,
-    trouble: Trouble,
-    lasts: Duration,
-    random: &mut Rng,
-) -> Outcome {
+pub(super) fn counters(ring: Ring<'_>, random: &mut Rng) -> Outcome {
     const KEY: &str = "counter";
-    let ring = Ring::new(house, shared);
     let added = AtomicU64::new(0);
     let read = |_: &mut Rng| ring.read(KEY);
     let add = |random: &mut Rng| {
@@ -205,7 +201,7 @@ pub(super) fn counters(
     let mut acts: Vec<Act<'_>> = vec![&add_outside];
     acts.extend([&read as Act<'_>; READERS]);
     acts.extend([&add as Act<'_>; ADDERS]);
-    ring.run(trouble, lasts, random, &acts);
+    ring.run(random, &acts);
     let sum = number(&ring.outside().must(&format!("GET {KEY}")));
     let (added, unknown) = (added.load(Relaxed), ring.unknown.load(Relaxed));
     if !(added..=added + unknown).contains(&sum) {
@@ -218,17 +214,11 @@ pub(super) fn counters(
 }
 
 /// Whether who is told to look finds what he was told of.
-pub(super) fn news(
-    house: &House,
-    shared: &Shared,
-    trouble: Trouble,
-    lasts: Duration,
-    random: &mut Rng,
-) -> Outcome {
+pub(super) fn news(ring: Ring<'_>, random: &mut Rng) -> Outcome {
     const KEY: &str = "topic";
     const CHANNEL: &str = "told";
     const JOBS: &str = "jobs";
-    let ring = Ring::new(house, shared);
+    let shared = ring.shared;
     let read = |_: &mut Rng| ring.read(KEY);
     let tell = |random: &mut Rng| {
         let mut client = ring.outside();
@@ -257,18 +247,26 @@ pub(super) fn news(
     };
     let listen = |_: &mut Rng| {
         let (mut listener, mut looker) = (ring.client(), ring.client());
+        let mut since = shared.phase();
         while ring.goes_on() {
-            if listener.client.is_none() && listener.ask(&["SUBSCRIBE", CHANNEL]).is_none() {
-                thread::sleep(READ_PAUSE);
-                continue;
+            if listener.client.is_none() {
+                since = shared.phase();
+                if listener.ask(&["SUBSCRIBE", CHANNEL]).is_none() {
+                    thread::sleep(READ_PAUSE);
+                    continue;
+                }
             }
             listener.client().set_timeout(LISTEN_MAX);
             match listener.client().try_recv() {
-                Ok(message) if message[0] == b'-' => listener.fail("a subscription was ended by an error"),
+                Ok(message) if message[0] == b'-' => {
+                    listener.fail(shared.excuses(since), "a subscription was ended by an error");
+                }
                 Ok(message) => look(&mut looker, number(children(&message)[2]), "a message"),
                 // In a black hole nobody hears that his subscription is over.
                 Err(error) if error.kind() == ErrorKind::WouldBlock && !shared.may_fail() => {}
-                Err(error) => listener.fail(&format!("a subscription was ended: {error}")),
+                Err(error) => {
+                    listener.fail(shared.may_fail(), &format!("a subscription was ended: {error}"));
+                }
             }
         }
     };
@@ -276,18 +274,15 @@ pub(super) fn news(
         let (mut worker, mut looker) = (ring.client(), ring.client());
         while ring.goes_on() {
             // No timeout of the proxy ends a command that waits by nature.
-            worker.client().set_timeout(HANG_MAX.min(if shared.may_fail() {
-                2 * LISTEN_MAX
-            } else {
-                HANG_MAX
-            }));
+            let patience = if shared.may_fail() { 2 * LISTEN_MAX } else { shared.hang_max };
+            worker.client().set_timeout(patience);
             let Some(job) = worker.ask(&["BRPOP", JOBS, "0.2"]) else { continue };
             if let [_, told] = children(&job)[..] {
                 look(&mut looker, number(told), "a job");
             }
         }
     };
-    ring.run(trouble, lasts, random, &[&tell, &read, &read, &read, &listen, &listen, &work, &work]);
+    ring.run(random, &[&tell, &read, &read, &read, &listen, &listen, &work, &work]);
     ring.outcome()
 }
 

@@ -1,7 +1,8 @@
 //! One run: a Redis, a proxy, perhaps a relay between them, the actors, the trouble, and the verdict.
 //!
-//! A run fails if a history has no explanation, if a reply is missing or is an error though nothing was broken, and
-//! also if too little was answered from memory: a history proves nothing where the cache was not hit.
+//! A run fails if a history has no explanation, if a reply is missing or is an error though nothing was broken, if the
+//! proxy's own auditor finds something, and also if too little was answered from memory: a history proves nothing where
+//! the cache was not hit.
 
 use std::cell::Cell;
 use std::env;
@@ -16,12 +17,16 @@ use fastrand::Rng;
 
 use super::actors::{self, Stage};
 use super::caller::Shared;
+use super::contests::Ring;
 use super::recorder::History;
 use super::trouble::{self, MAX_STALENESS, Scene, Trouble};
 use super::{checker, contests, versions};
 use crate::common::{Proxy, ProxyBuilder, Redis, Relay, proxy};
 
 const SECONDS_DEFAULT: f64 = 1.0;
+
+/// Of the hits. More would be asked of the server than by the clients themselves.
+const AUDITED_SHARE: &str = "0.1";
 
 /// In pairs, where they are versions.
 const KEYS: usize = 6;
@@ -44,21 +49,29 @@ pub(crate) enum Law {
 /// Runs it for its time, prints what was done, and panics if that cannot be explained.
 #[track_caller]
 pub(crate) fn run(law: Law, trouble: Trouble) {
-    let seconds =
-        env::var("NEARHIT_HISTORY_SECONDS").map_or(SECONDS_DEFAULT, |text| text.parse().expect("seconds"));
-    let seed = env::var("NEARHIT_HISTORY_SEED")
-        .map_or_else(|_| fastrand::u64(..), |text| text.parse().expect("a seed"));
-
+    let (seed, lasts) = drawn();
     let name = format!("{law:?} with {trouble:?}");
-    let again = format!("NEARHIT_HISTORY_SEED={seed} NEARHIT_HISTORY_SECONDS={seconds} runs the like again");
+    let again = format!(
+        "NEARHIT_HISTORY_SEED={seed} NEARHIT_HISTORY_SECONDS={} runs the like again",
+        lasts.as_secs_f64()
+    );
     let told = TellOnPanic(&again);
-    let (outcome, share) = launch(law, trouble, seed, Duration::from_secs_f64(seconds), None);
+    let (outcome, share) = launch(law, trouble, seed, lasts, None);
     println!("{name}: seed {seed}, {outcome}, {share}");
     if let Some(fault) = outcome.fault {
         panic!("{name}: {fault}");
     }
     assert!(share.ratio() >= trouble.hit_share_min(), "{name}: {share}: the cache was hardly used");
     drop(told);
+}
+
+/// The seed, and how long it is to last.
+pub(super) fn drawn() -> (u64, Duration) {
+    let seconds =
+        env::var("NEARHIT_HISTORY_SECONDS").map_or(SECONDS_DEFAULT, |text| text.parse().expect("seconds"));
+    let seed = env::var("NEARHIT_HISTORY_SEED")
+        .map_or_else(|_| fastrand::u64(..), |text| text.parse().expect("a seed"));
+    (seed, Duration::from_secs_f64(seconds))
 }
 
 /// Where the harness itself fails, the seed is wanted too.
@@ -95,13 +108,16 @@ pub(crate) fn launch(
     let proxy = start(law, trouble, &redis, &relay, mutation);
     let house = House { redis, other, relay, proxy };
     let mut random = Rng::with_seed(seed);
-    let shared = Arc::new(Shared::new(trouble.may_fail()));
+    let shared = Arc::new(Shared::new(trouble));
     let mut outcome = match law {
         Law::Register | Law::Versions => attack(&house, &shared, law, trouble, &mut random, lasts),
-        Law::Counters => contests::counters(&house, &shared, trouble, lasts, &mut random),
-        Law::News => contests::news(&house, &shared, trouble, lasts, &mut random),
+        Law::Counters => contests::counters(Ring::new(&house, &shared, trouble, lasts), &mut random),
+        Law::News => contests::news(Ring::new(&house, &shared, trouble, lasts), &mut random),
     };
     outcome.recoveries = shared.recoveries();
+    if !trouble.changes_silently() {
+        outcome.fault = outcome.fault.or_else(|| found_by_auditor(&house.proxy));
+    }
     (outcome, HitShare::of(&house.proxy))
 }
 
@@ -120,7 +136,7 @@ impl House {
 
 /// Runs take turns, whether they are threads of one process or processes of their own: each needs the machine. But where
 /// most of the time is waited for what is broken, some go together.
-fn turn(trouble: Trouble) -> File {
+pub(super) fn turn(trouble: Trouble) -> File {
     let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("history.lock");
     let file = File::create(path).expect("cargo makes this directory");
     let locked = if trouble.strikes() { file.lock_shared() } else { file.lock() };
@@ -130,10 +146,10 @@ fn turn(trouble: Trouble) -> File {
 
 fn start(law: Law, trouble: Trouble, redis: &Redis, relay: &Relay, mutation: Option<&str>) -> Proxy {
     let builder = proxy().set("server.workers", "2").set("upstream.backoff_min", "10ms");
-    let builder = mutation.into_iter().fold(builder, ProxyBuilder::broken);
+    let builder = audited_unless_broken(builder, mutation);
     let builder = match law {
         Law::Register | Law::Counters | Law::News => builder,
-        Law::Versions => builder.set("cache.max_staleness", &format!("{}ms", MAX_STALENESS.as_millis())),
+        Law::Versions => builder.set("cache.max_staleness", &trouble::ms(MAX_STALENESS)),
     };
     let builder = match trouble {
         Trouble::None => builder.upstream(redis),
@@ -142,6 +158,24 @@ fn start(law: Law, trouble: Trouble, redis: &Redis, relay: &Relay, mutation: Opt
     let proxy = trouble.configure(builder).start();
     proxy.wait_live();
     proxy
+}
+
+/// A sound proxy audits itself meanwhile. What is wrong with one whose guard is broken, the history has to find.
+pub(super) fn audited_unless_broken(builder: ProxyBuilder, mutation: Option<&str>) -> ProxyBuilder {
+    match mutation {
+        None => builder.set("audit.sample", AUDITED_SHARE),
+        Some(guard) => builder.broken(guard),
+    }
+}
+
+/// Hits that differ from what the server says although nothing explains it, by the proxy's own account.
+pub(super) fn found_by_auditor(proxy: &Proxy) -> Option<String> {
+    let violations = proxy.stat("audit_violations");
+    (violations > 0).then(|| {
+        let log = proxy.log();
+        let told: String = log.lines().filter(|line| line.contains("VIOLATION")).collect();
+        format!("the auditor found {violations} violations: {told}")
+    })
 }
 
 /// What was done, and what was wrong with it.
@@ -299,12 +333,14 @@ fn judge_all(
 pub(crate) struct HitShare {
     hits: u64,
     lookups: u64,
+    /// Hits that the server confirmed when they were read again.
+    audited: u64,
 }
 
 impl HitShare {
     pub(crate) fn of(proxy: &Proxy) -> Self {
         let [hits, misses, joins] = ["hits", "misses", "joins"].map(|name| proxy.stat(name));
-        Self { hits, lookups: hits + misses + joins }
+        Self { hits, lookups: hits + misses + joins, audited: proxy.stat("audit_agreements") }
     }
 
     pub(crate) fn ratio(&self) -> f64 {
@@ -314,6 +350,7 @@ impl HitShare {
 
 impl std::fmt::Display for HitShare {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} hits of {} lookups ({:.0} %)", self.hits, self.lookups, 100.0 * self.ratio())
+        let Self { hits, lookups, audited } = self;
+        write!(f, "{hits} hits of {lookups} lookups ({:.0} %, {audited} confirmed)", 100.0 * self.ratio())
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 
 use super::outside::Outside;
-use super::trouble::{CHECK_INTERVAL, RECOVERY_MAX, Scene};
+use super::trouble::{FOUND_MAX, RECOVERY_MAX, Scene};
 use crate::common::resp::{payload, shown};
 use crate::common::{Client, Relay, eventually};
 
@@ -164,7 +164,7 @@ pub(super) fn moved(scene: &Scene<'_>, random: &mut Rng) {
     scene.loses();
     scene.relay.move_to(target.addr());
     let wanted = format!("${}\r\n{mark}", mark.len());
-    scene.shows(&mut client, &["GET", "where"], wanted.as_bytes(), CHECK_INTERVAL + RECOVERY_MAX);
+    scene.shows(&mut client, &["GET", "where"], wanted.as_bytes(), FOUND_MAX);
     thread::sleep(Duration::from_millis(100));
     scene.regains();
 }
@@ -201,6 +201,7 @@ pub(super) fn busy_scripts(scene: &Scene<'_>, random: &mut Rng) {
     // Some laws have no such writers. Refused while another one is running.
     let mut outside = scene.outside();
     outside.ask_all(&[busy_script(random)]);
+    drop(scene.shared.chases.write());
     eventually("the last script has ended", || outside.ask("PING").is_some());
 }
 
@@ -261,7 +262,7 @@ pub(super) fn swap_db(scene: &Scene<'_>, random: &mut Rng) {
     requests.iter().for_each(|line| drop(outside.must(line)));
     for (side, is_last) in [(0, false), (1, false), (0, true)] {
         let wanted = format!("${}\r\n{}", sides[side].len(), sides[side]);
-        scene.shows(&mut client, &["GET", "side"], wanted.as_bytes(), CHECK_INTERVAL + RECOVERY_MAX);
+        scene.shows(&mut client, &["GET", "side"], wanted.as_bytes(), FOUND_MAX);
         if !is_last {
             outside.must("SWAPDB 0 1");
         }
@@ -278,9 +279,9 @@ pub(super) fn acl_edits(scene: &Scene<'_>, random: &mut Rng) {
     let mut client = scene.proxy.client();
     client.expect(b"+OK\r\n", &["AUTH", &user, "secret"]);
     for _ in 0..2 {
-        scene.shows(&mut client, &["GET", "secret"], b"$", CHECK_INTERVAL + RECOVERY_MAX);
+        scene.shows(&mut client, &["GET", "secret"], b"$", FOUND_MAX);
         outside.must(&format!("ACL SETUSER {user} -get"));
-        scene.shows(&mut client, &["GET", "secret"], b"-NOPERM", CHECK_INTERVAL + RECOVERY_MAX);
+        scene.shows(&mut client, &["GET", "secret"], b"-NOPERM", FOUND_MAX);
         outside.must(&format!("ACL SETUSER {user} +get"));
     }
     outside.must(&format!("ACL DELUSER {user}"));
@@ -297,7 +298,7 @@ pub(super) fn field_expiry(scene: &Scene<'_>, random: &mut Rng) {
     outside.must(&format!("HPEXPIRE {key} {ms} FIELDS 1 field"));
     thread::sleep(Duration::from_millis(ms));
     // While any field expires, hashes live for a second at most; until that is known, for as long as the check takes.
-    scene.shows(&mut client, &read, b"$-1", Duration::from_secs(1) + CHECK_INTERVAL + RECOVERY_MAX);
+    scene.shows(&mut client, &read, b"$-1", Duration::from_secs(1) + FOUND_MAX);
 }
 
 /// Runs for longer than a lease.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
-use super::caller::Shared;
+use super::caller::{Errors, Shared};
 use super::generator::Load;
 use super::outside::Outside;
 use super::strikes;
@@ -25,15 +25,21 @@ pub(crate) const LINK_DELAY_MS: u64 = 25;
 const CALM_MS: std::ops::Range<u64> = 200..800;
 /// The least of it.
 const AFTERMATH: Duration = Duration::from_millis(150);
-/// The contract says two seconds after the heal. A machine that is busy with other tests may take as long again.
-pub(super) const RECOVERY_MAX: Duration = Duration::from_secs(4);
-/// Where the server says nothing, and its health check has to find out.
-pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// What a machine may add to whatever has a limit. Two cores that compile at the same time have been seen to take a second
+/// and a half for what takes one.
+const BUSY_ALLOWANCE: Duration = Duration::from_secs(2);
+/// The contract says two seconds after the heal, and `scripts/soak` holds the proxy to them: it has the machine for
+/// itself. These runs have not.
+pub(super) const RECOVERY_MAX: Duration = Duration::from_secs(2).saturating_add(BUSY_ALLOWANCE);
+const FENCE_TIMEOUT: Duration = Duration::from_secs(1);
+const DIAL_TIMEOUT: Duration = Duration::from_millis(500);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Where the server says nothing, and the proxy's health check has to find out.
+pub(super) const FOUND_MAX: Duration = CHECK_INTERVAL.saturating_add(BUSY_ALLOWANCE);
 /// A server with this much is full at once; the filler's values are a few hundred.
 const MEMORY_MAX: &str = "8mb";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(dead_code, reason = "tests/history.rs makes some, and tests/faults.rs others")]
 pub(crate) enum Trouble {
     None,
     /// Invalidations come late.
@@ -95,11 +101,13 @@ use Trouble::{
 };
 
 impl Trouble {
-    /// Whether errors are part of it. Where they are not, each one is a violation.
-    pub(crate) fn may_fail(self) -> bool {
+    pub(crate) fn errors(self) -> Errors {
         match self {
-            LanesDie | BlackHole | LaneBlackHole | Cut | Killed | RestartEmpty | ServerStopped | Resync
-            | Moved | BusyScript | Misconf => true,
+            // It has no calm.
+            // Lanes die all the time, and one in a black hole stays there until a command has waited for it in vain.
+            LanesDie | LaneBlackHole => Errors::Always,
+            BlackHole | Cut | Killed | RestartEmpty | ServerStopped | Resync | Moved | BusyScript
+            | Misconf => Errors::InStrikes,
             Self::None
             | SlowLink
             | Jitter
@@ -114,14 +122,18 @@ impl Trouble {
             | Huge
             | SwapDb
             | AclEdits
-            | FieldExpiry => false,
+            | FieldExpiry => Errors::Never,
         }
     }
 
     /// The share of the attacked keys' reads that must have been hits. Where the cache rightly rests for most of the run,
     /// it is less.
     pub(crate) fn hit_share_min(self) -> f64 {
-        if matches!(self, BlackHole | LinkBlackHole | Resync | BusyScript) { 0.05 } else { 0.30 }
+        match self {
+            LinkBlackHole | BusyScript => 0.05,
+            Resync => 0.20,
+            _ => 0.30,
+        }
     }
 
     /// Whether it comes and goes. Then most of a run is waiting.
@@ -157,22 +169,41 @@ impl Trouble {
     /// Timeouts short enough for a short run. That a fault is over within two seconds is also a matter of these: a dead
     /// link is given up after `max_staleness` and `fence_timeout`.
     pub(crate) fn configure(self, builder: ProxyBuilder) -> ProxyBuilder {
-        if !self.strikes() {
-            return builder;
-        }
-        // Where no error is part of the trouble, none is to come from a machine that is busy either.
-        let patience = if self.may_fail() { "1s" } else { "3s" };
         let builder = builder
-            .set("cache.max_staleness", &format!("{}ms", MAX_STALENESS.as_millis()))
-            .set("coherence.fence_timeout", "1s")
-            .set("upstream.command_timeout", patience)
-            .set("upstream.connect_timeout", patience)
-            .set("upstream.dial_timeout", "500ms");
+            .set("coherence.fence_timeout", &ms(FENCE_TIMEOUT))
+            .set("upstream.command_timeout", &ms(self.patience()))
+            .set("upstream.connect_timeout", &ms(self.patience()))
+            .set("upstream.dial_timeout", &ms(DIAL_TIMEOUT));
+        let builder =
+            if self.strikes() { builder.set("cache.max_staleness", &ms(MAX_STALENESS)) } else { builder };
         match self {
             SwapDb | AclEdits | FieldExpiry | Moved => {
-                builder.set("upstream.health_check_interval", &format!("{}s", CHECK_INTERVAL.as_secs()))
+                builder.set("upstream.health_check_interval", &ms(CHECK_INTERVAL))
             }
             _ => builder,
+        }
+    }
+
+    /// How long a command may wait for a connection, and then for its answer. Where no error is part of the trouble, none
+    /// is to come from a machine that is busy either.
+    fn patience(self) -> Duration {
+        Duration::from_secs(if self.errors() == Errors::Never { 3 } else { 1 })
+    }
+
+    /// No reply stays out for longer. A command waits for a connection, for its answer and for a certification, and a read
+    /// whose connection is lost is sent once more.
+    pub(crate) fn hang_max(self) -> Duration {
+        let tries = if self.errors() == Errors::Never { 1 } else { 2 };
+        tries * 2 * self.patience() + MAX_STALENESS + FENCE_TIMEOUT + BUSY_ALLOWANCE
+    }
+
+    /// For how long errors are still excused once the proxy has recovered.
+    fn aftermath(self) -> Duration {
+        match self {
+            // Lanes that the witness is not on may be found out later. So may a health check be that fell into the hole, and
+            // then the proxy dials nobody until the next one.
+            BlackHole | LaneBlackHole => AFTERMATH + DIAL_TIMEOUT + self.patience(),
+            _ => AFTERMATH,
         }
     }
 
@@ -182,6 +213,11 @@ impl Trouble {
             Flushes => Some(100),
             _ => (!self.strikes()).then_some(1_500),
         }
+    }
+
+    /// Whether the server changes what it holds and tells nobody, which the auditor counts against the proxy.
+    pub(crate) fn changes_silently(self) -> bool {
+        matches!(self, SwapDb | FieldExpiry)
     }
 
     /// Whether what was acknowledged may be gone in the end.
@@ -237,12 +273,12 @@ pub(crate) fn make(scene: &Scene<'_>, trouble: Trouble, random: &mut Rng) {
     let mut witness = Witness::new(scene);
     strikes::sleep_ms(random, 50..200);
     loop {
-        scene.shared.is_striking.store(true, Relaxed);
+        scene.shared.strike_begins();
         strike(scene, random);
         witness.recovers();
         // What follows is to be seen, too.
-        thread::sleep(AFTERMATH);
-        scene.shared.is_striking.store(false, Relaxed);
+        thread::sleep(trouble.aftermath());
+        scene.shared.strike_ends();
         if !scene.goes_on() {
             return;
         }
@@ -356,6 +392,11 @@ impl<'a> Witness<'a> {
         let is_hit = again == length.as_bytes() && before.is_some() && calls(self.scene, "strlen") == before;
         if is_hit { Ok(()) } else { Err("hit") }
     }
+}
+
+/// As the configuration has it.
+pub(crate) fn ms(duration: Duration) -> String {
+    format!("{}ms", duration.as_millis())
 }
 
 /// How often the server ran a command, by its own count.

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::{HIT_SHARE_MIN, LINK_DELAY_MS, SLOW_LINK, drawn, start_proxy, start_servers, turn};
+use super::{HIT_SHARE_MIN, LINK_DELAY_MS, SLOW_LINK, start_proxy, start_servers};
 use crate::common::resp::{payload, shown};
 use crate::common::{Client, Relay};
-use crate::run::HitShare;
+use crate::history::run::{HitShare, drawn, found_by_auditor, turn};
+use crate::history::trouble::Trouble;
 
 const KEY: &str = "counter";
 const READ_PAUSE: Duration = Duration::from_micros(300);
@@ -21,7 +22,7 @@ const OUTSIDE_PAUSE_MS: std::ops::Range<u64> = 20..120;
 #[track_caller]
 pub(crate) fn play() {
     let (seed, lasts) = drawn();
-    let _turn = turn();
+    let _turn = turn(Trouble::None);
     let servers = start_servers(&SLOW_LINK);
     let relay = Relay::to(servers[0].addr());
     let proxies = [(); 2].map(|()| start_proxy(&SLOW_LINK, &servers[0], &relay, None));
@@ -71,6 +72,7 @@ pub(crate) fn play() {
         "Counter with TwoProxies: seed {seed}, {reads} reads and {added} writes ({refused} refused), {}; {}",
         shares[0], shares[1]
     );
+    assert_eq!(proxies.iter().find_map(found_by_auditor), None);
     assert_eq!(sum, added, "an update was lost: the counter, and how often one was added");
     assert!(
         shares.iter().all(|share| share.ratio() >= HIT_SHARE_MIN),

@@ -10,9 +10,7 @@ mod shapes;
 mod staleness;
 mod troupe;
 
-use std::env;
 use std::fmt;
-use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -27,20 +25,18 @@ use self::shapes::{Place, Shape};
 use self::staleness::Staleness;
 use self::troupe::{Board, Record};
 use crate::common::resp::payload;
-use crate::common::{Proxy, ProxyBuilder, Redis, Relay, eventually, proxy};
-use crate::recorder::{Door, History, Kind, Op, SOMETHING, Written};
-use crate::run::{HitShare, Outcome};
-use crate::{checker, versions};
+use crate::common::{Proxy, Redis, Relay, eventually, proxy};
+use crate::history::recorder::{Door, History, Kind, Op, SOMETHING, Written};
+use crate::history::run::{HitShare, Outcome, audited_unless_broken, drawn, found_by_auditor, turn};
+use crate::history::trouble::{MAX_STALENESS, Trouble, ms};
+use crate::history::{checker, versions};
 
 /// May do everything, like the default user, and yet has variants of its own.
 pub(crate) const USER: &str = "reader";
 pub(crate) const PASSWORD: &str = "secret";
 
-const SECONDS_DEFAULT: f64 = 1.0;
 /// The share of the attacked keys' reads that must have been hits, through each proxy.
 const HIT_SHARE_MIN: f64 = 0.30;
-/// Short, so that a value kept too long is soon noticed.
-const MAX_STALENESS: Duration = Duration::from_millis(300);
 
 const AUTHORS: usize = 2;
 const LINK_DELAY_MS: u64 = 25;
@@ -196,15 +192,6 @@ pub(crate) fn play(scene: &Scene) {
     }
 }
 
-/// The seed, and how long it is to last.
-fn drawn() -> (u64, Duration) {
-    let seconds =
-        env::var("NEARHIT_HISTORY_SECONDS").map_or(SECONDS_DEFAULT, |text| text.parse().expect("seconds"));
-    let seed = env::var("NEARHIT_HISTORY_SEED")
-        .map_or_else(|_| fastrand::u64(..), |text| text.parse().expect("a seed"));
-    (seed, Duration::from_secs_f64(seconds))
-}
-
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) outcome: Outcome,
@@ -227,7 +214,7 @@ impl fmt::Display for Report {
 
 /// Plays it once, against proxies in which this guard is broken, if one is named.
 pub(crate) fn launch(scene: &Scene, seed: u64, lasts: Duration, mutation: Option<&str>) -> Report {
-    let _turn = turn();
+    let _turn = turn(Trouble::None);
     let mut random = Rng::with_seed(seed);
     let servers = start_servers(scene);
     let relay = Relay::to(servers[0].addr());
@@ -238,6 +225,7 @@ pub(crate) fn launch(scene: &Scene, seed: u64, lasts: Duration, mutation: Option
     let board = Board::new(scene, addresses, &servers, judge, &mut random);
     let log = (scene.name == PLAIN.name).then(|| Log::follow(&servers[0]));
     let mut report = perform(board, records, &proxies, &relay, lasts, &mut random);
+    report.outcome.fault = report.outcome.fault.or_else(|| proxies.iter().find_map(found_by_auditor));
     if let Some(log) = log {
         match log.check(&report.record) {
             Ok(found) => {
@@ -247,14 +235,6 @@ pub(crate) fn launch(scene: &Scene, seed: u64, lasts: Duration, mutation: Option
         }
     }
     report
-}
-
-/// Scenes and runs take turns: each needs the machine.
-fn turn() -> File {
-    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("history.lock");
-    let file = File::create(path).expect("cargo makes this directory");
-    file.lock().expect("the file system has locks");
-    file
 }
 
 fn start_servers(scene: &Scene) -> Vec<Redis> {
@@ -278,8 +258,8 @@ fn start_proxy(scene: &Scene, redis: &Redis, relay: &Relay, mutation: Option<&st
     let builder = proxy()
         .set("server.workers", &scene.workers.to_string())
         .set("upstream.backoff_min", "10ms")
-        .set("cache.max_staleness", &format!("{}ms", MAX_STALENESS.as_millis()));
-    let builder = mutation.into_iter().fold(builder, ProxyBuilder::broken);
+        .set("cache.max_staleness", &ms(MAX_STALENESS));
+    let builder = audited_unless_broken(builder, mutation);
     let proxy = match scene.strain {
         Strain::None => builder.upstream(redis).start(),
         _ => builder.upstream_addr(relay.addr()).start(),

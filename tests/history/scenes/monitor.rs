@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::shapes::Place;
 use crate::common::{Client, Redis};
-use crate::recorder::{UNKNOWN, Written, nanoseconds, now};
+use crate::history::recorder::{UNKNOWN, Written, nanoseconds, now};
 
 const LAST_WORD: &str = "the log ends here";
 /// The beginning of a line says which key and which version.

@@ -10,8 +10,8 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use crate::common::resp::{children, payload};
-use crate::generator::words;
-use crate::recorder::{NOTHING, SOMETHING, Value, Written};
+use crate::history::generator::words;
+use crate::history::recorder::{NOTHING, SOMETHING, Value, Written};
 
 /// More versions than a key has in its life.
 pub(crate) const VERSIONS_MAX: Value = 2_000;

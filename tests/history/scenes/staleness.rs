@@ -14,7 +14,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::recorder::{Door, History, Kind, NOTHING, SOMETHING, UNKNOWN, Value, Written};
+use crate::history::recorder::{Door, History, Kind, NOTHING, SOMETHING, UNKNOWN, Value, Written};
 
 /// One measurement for each outside write, in nanoseconds.
 #[derive(Clone, Debug, Default)]
@@ -76,7 +76,7 @@ impl fmt::Display for Staleness {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recorder::Op;
+    use crate::history::recorder::Op;
 
     #[test]
     fn it_is_the_last_older_read_that_counts() {

@@ -19,8 +19,8 @@ use super::shapes::{Place, Question};
 use super::{PASSWORD, Scene, Strain, USER};
 use crate::common::resp::{encode, shown};
 use crate::common::{Client, Redis};
-use crate::generator::words;
-use crate::recorder::{Door, Kind, NOTHING, Op, UNKNOWN, Value, Written, nanoseconds, now};
+use crate::history::generator::words;
+use crate::history::recorder::{Door, Kind, NOTHING, Op, UNKNOWN, Value, Written, nanoseconds, now};
 
 /// Of one database, through one proxy: RESP2 and RESP3, the default user and another one.
 const PROFILES: [(u8, bool); 4] = [(2, false), (3, false), (2, true), (3, true)];
