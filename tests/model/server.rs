@@ -191,8 +191,8 @@ impl Server {
             // looked at its sockets in the script, it wrote those that it found ready to the front of that same list.
             let place = said.iter().position(|said| said.socket == running.socket).unwrap_or(said.len());
             let refused: Vec<SocketId> = said[place + 1..].iter().map(|said| said.socket).collect();
-            for at in place + 1..said.len() {
-                let listed = refused.get(at).copied().unwrap_or(said[at].socket);
+            for (at, said) in said.iter().enumerate().skip(place + 1) {
+                let listed = refused.get(at).copied().unwrap_or(said.socket);
                 // Nothing more is found where it comes to for the second time.
                 if !running.rest.contains(&listed) {
                     running.rest.push(listed);
