@@ -50,8 +50,12 @@ mutations! {
     JoinPastDeadline = "join-past-deadline",
     /// Invariants 4 and 5: a write is acknowledged before its keys are dropped.
     AcknowledgeBeforeDrop = "acknowledge-before-drop",
+    /// Invariant 4: a write's keys are dropped when it is sent; they are neither blocked, nor dropped when it is answered.
+    DropsOnce = "drops-once",
     /// Invariant 5: a fence is open before its moment is certified.
     FenceReleasedEarly = "fence-released-early",
+    /// Invariant 6: an own FLUSHALL leaves the generation where it is.
+    OwnFlushIgnored = "own-flush-ignored",
     /// Invariant 6: the loss of the link leaves the generation where it is.
     GenerationKept = "generation-kept",
     /// Invariant 8: a lane may end at another server than the link.

@@ -1,328 +1,266 @@
 //! The model of the server (`model/server.rs`) is held against a real one: what the coherence layer was tried on must
 //! be what Redis does.
 //!
-//! A stopped server is sent what several connections have to say, and goes on: so all of it is found ready in one
-//! round of its event loop. In which order the connections are served is the server's affair: the model is run with
-//! every order, and one of them must come to the same replies and the same pushes on the tracking connection.
+//! What happens to a server is drawn at random, denser than in the schedules of the layer's own model, which
+//! `src/coherence/tests/model.rs` replays in the same way (`model/replay.rs`). And each fact that the protocol stands on
+//! has a test of its own.
+//!
+//! `NEARHIT_REPLAYS=n` makes n scenarios, `NEARHIT_MODEL_SEED` repeats the first.
 
 mod common;
+#[path = "model/replay.rs"]
+mod replay;
 #[path = "model/server.rs"]
-#[allow(dead_code, reason = "the model's other user has connections that die")]
+#[allow(dead_code, reason = "the model's other user looks at more of it")]
 mod server;
 
-use std::collections::BTreeMap;
-use std::thread;
-use std::time::Duration;
+use std::env;
 
 use fastrand::Rng;
 
-use common::resp::{children, payload, shown};
-use common::{Client, Redis};
-use server::{Command, Frame, Key, Server, SocketId};
+use common::Redis;
+use common::resp::{children, payload};
+use replay::{Figures, Replay, replay};
+use server::{Command, Frame, Key, Said, Server, SocketId, Step, Value};
 
-const CLIENTS: usize = 3;
+const SOCKETS: usize = 4;
 const KEYS: u8 = 3;
-const SCENARIOS: usize = 12;
-const CYCLES: usize = 12;
-/// Longer than a round of the event loop, shorter than the pause between two.
-const SHORT_LIFE_MS: u64 = 25;
-const PAUSE_MS: u64 = 60;
+const SCENARIOS: u64 = 8;
+const STEPS: usize = 80;
+const LIFE_MAX_MS: u64 = 40;
 
-/// A server and its model, with the same connections: the first is the link.
-struct Pair {
-    redis: Redis,
-    clients: Vec<Client>,
-    /// Every state that the model may be in, by what has been seen.
-    models: Vec<Server>,
+/// Draws what happens to a server.
+struct Drawing {
+    random: Rng,
+    /// Knows when a script is running.
+    model: Server,
+    trace: Vec<Step>,
     sockets: Vec<SocketId>,
+    sockets_made: SocketId,
     now: u64,
-    markers: u64,
+    numbers: Value,
 }
 
-impl Pair {
-    fn start() -> Self {
-        let redis = Redis::start();
-        let mut model = Server::default();
-        let sockets: Vec<SocketId> = (0..=CLIENTS).map(|_| model.connect()).collect();
-        let mut clients: Vec<Client> = sockets.iter().map(|_| redis.client()).collect();
-        // What expires is found by who asks for it, until a test wants it otherwise.
-        clients[1].expect(b"+OK\r\n", &["DEBUG", "SET-ACTIVE-EXPIRE", "0"]);
-        clients[0].hello(3);
-        clients[0].expect(b"+OK\r\n", &["CLIENT", "TRACKING", "ON", "BCAST"]);
-        model.arrive(sockets[0], Command::Track);
-        model.cycle(&[sockets[0]], 0);
-        assert_eq!(model.leave(sockets[0]), Some(Frame::Ok));
-        Self { redis, clients, models: vec![model], sockets, now: 1_000, markers: 1_000_000 }
-    }
-
-    /// One round of the event loop with what these connections send.
-    fn cycle(&mut self, sent: &[(usize, Vec<Command>)]) {
-        self.redis.stop();
-        for (client, commands) in sent {
-            for command in commands {
-                self.clients[*client].send(&words(command));
-            }
-        }
-        self.redis.cont();
-        let mut seen: BTreeMap<usize, Vec<Frame>> = BTreeMap::new();
-        for (client, commands) in sent.iter().filter(|(client, _)| *client > 0) {
-            let replies = commands.iter().map(|_| frame(&self.clients[*client].recv())).collect();
-            seen.insert(*client, replies);
-        }
-        // The link's frames end with the answer to a question that comes in a later round.
-        self.markers += 1;
-        let echoes = sent.iter().filter(|(client, _)| *client == 0).map(|(_, commands)| commands.len()).sum();
-        let mut heard = Vec::new();
-        while heard.iter().filter(|frame| matches!(frame, Frame::Echo(_))).count() < echoes {
-            heard.push(frame(&self.clients[0].recv()));
-        }
-        self.clients[0].send(&words(&Command::Echo(self.markers)));
-        loop {
-            match frame(&self.clients[0].recv()) {
-                Frame::Echo(number) if number == self.markers => break,
-                other => heard.push(other),
-            }
-        }
-        seen.insert(0, heard);
-        self.agree(sent, &seen);
-    }
-
-    /// Keeps those states of the model that come to the same.
-    fn agree(&mut self, sent: &[(usize, Vec<Command>)], seen: &BTreeMap<usize, Vec<Frame>>) {
-        let mut agreed = Vec::new();
-        let mut imagined = Vec::new();
-        let orders = permutations(&sent.iter().map(|(client, _)| *client).collect::<Vec<_>>());
-        for model in &self.models {
-            for order in &orders {
-                let mut model = model.clone();
-                for (client, commands) in sent {
-                    commands.iter().for_each(|command| model.arrive(self.sockets[*client], command.clone()));
-                }
-                let order: Vec<SocketId> = order.iter().map(|client| self.sockets[*client]).collect();
-                model.cycle(&order, self.now);
-                let mut told = BTreeMap::new();
-                for client in sent.iter().map(|(client, _)| *client).chain([0]) {
-                    let socket = self.sockets[client];
-                    let frames = told.entry(client).or_insert_with(Vec::new);
-                    frames.extend(std::iter::from_fn(|| model.leave(socket)));
-                }
-                model.journal.clear();
-                if is_the_same(&told, seen) {
-                    if !agreed.contains(&model) {
-                        agreed.push(model);
-                    }
-                } else {
-                    imagined.push(told);
-                }
-            }
-        }
-        assert!(!agreed.is_empty(), "{sent:?}: Redis says {seen:?}, the model one of {imagined:?}");
-        self.models = agreed;
-    }
-
-    fn pause(&mut self) {
-        thread::sleep(Duration::from_millis(PAUSE_MS));
-        self.now += PAUSE_MS;
-    }
-}
-
-/// Times left are compared by their kind.
-fn is_the_same(one: &BTreeMap<usize, Vec<Frame>>, other: &BTreeMap<usize, Vec<Frame>>) -> bool {
-    let plain = |frames: &BTreeMap<usize, Vec<Frame>>| -> BTreeMap<usize, Vec<Frame>> {
-        let plain = |frame: &Frame| match frame {
-            Frame::Number(2..) => Frame::Number(2),
-            other => other.clone(),
+impl Drawing {
+    fn new(seed: u64) -> Self {
+        let mut drawing = Self {
+            random: Rng::with_seed(seed),
+            model: Server::default(),
+            trace: Vec::new(),
+            sockets: Vec::new(),
+            sockets_made: 0,
+            now: 1_000,
+            numbers: 0,
         };
-        frames.iter().map(|(client, frames)| (*client, frames.iter().map(plain).collect())).collect()
-    };
-    plain(one) == plain(other)
-}
-
-fn permutations(of: &[usize]) -> Vec<Vec<usize>> {
-    if of.is_empty() {
-        return vec![Vec::new()];
+        (0..SOCKETS).for_each(|_| drawing.connect());
+        let link = drawing.sockets[0];
+        drawing.happens(cycle(drawing.now, &[(link, &[Command::Track])]));
+        drawing
     }
-    let mut all = Vec::new();
-    for (place, first) in of.iter().enumerate() {
-        let rest = [&of[..place], &of[place + 1..]].concat();
-        all.extend(permutations(&rest).into_iter().map(|tail| [vec![*first], tail].concat()));
+
+    fn happens(&mut self, step: Step) {
+        self.model.take(&step);
+        self.trace.push(step);
     }
-    all
-}
 
-fn name(key: Key) -> String {
-    format!("k{key}")
-}
-
-fn words(command: &Command) -> Vec<String> {
-    let words = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
-    match command {
-        Command::Get(key) => words(&["GET", &name(*key)]),
-        Command::Pttl(key) => words(&["PTTL", &name(*key)]),
-        Command::Set { key, value, lives: None } => words(&["SET", &name(*key), &value.to_string()]),
-        Command::Set { key, value, lives: Some(lives) } => {
-            words(&["SET", &name(*key), &value.to_string(), "PX", &lives.to_string()])
-        }
-        Command::Del(key) => words(&["DEL", &name(*key)]),
-        Command::FlushAll => words(&["FLUSHALL"]),
-        Command::Echo(number) => words(&["ECHO", &number.to_string()]),
-        Command::Track => words(&["CLIENT", "TRACKING", "ON", "BCAST"]),
-        Command::Script(writes) => script("", writes),
-        // Half a second: many times the threshold that the test sets.
-        Command::LongScript(writes) => script(
-            "local t = redis.call('TIME') local e = t[1] * 1000 + t[2] / 1000 + 500 \
-             repeat t = redis.call('TIME') until t[1] * 1000 + t[2] / 1000 > e ",
-            writes,
-        ),
-    }
-}
-
-fn script(before: &str, writes: &[(Key, u64)]) -> Vec<String> {
-    let set = |(key, value): &(Key, u64)| format!("redis.call('SET', '{}', {value}) ", name(*key));
-    let sets = writes.iter().map(set).collect::<Vec<_>>().concat();
-    vec!["EVAL".into(), format!("{before}{sets}return redis.status_reply('OK')"), "0".into()]
-}
-
-fn frame(raw: &[u8]) -> Frame {
-    let text = || String::from_utf8_lossy(payload(raw)).into_owned();
-    match raw[0] {
-        b'+' => Frame::Ok,
-        b'-' if raw.starts_with(b"-BUSY") => Frame::Busy,
-        b':' => Frame::Number(text().parse().expect("an integer")),
-        b'_' => Frame::Value(None),
-        b'$' if raw.starts_with(b"$-1") => Frame::Value(None),
-        // An echo is a large number, a value is a small one.
-        b'$' => match text().parse().expect("a number") {
-            number @ 500_000.. => Frame::Echo(number),
-            value => Frame::Value(Some(value)),
-        },
-        b'>' => {
-            let keys = children(raw)[1];
-            if keys.starts_with(b"_") {
-                return Frame::InvalidateAll;
+    fn step(&mut self) {
+        let running = self.model.is_busy_with();
+        match (self.random.u8(0..20), running) {
+            (0, _) => {
+                let dies = self.random.usize(0..SOCKETS);
+                let dies = self.sockets.swap_remove(dies);
+                self.happens(Step::Disconnect(dies));
+                self.connect();
             }
-            let mut keys: Vec<Key> = children(keys).iter().map(|key| payload(key)[1] - b'0').collect();
-            keys.sort_unstable();
-            Frame::Invalidate(keys)
+            (1..4, None) => self.now += self.random.u64(0..LIFE_MAX_MS),
+            (4..10, Some(_)) => {
+                let rest = self.model.rest().to_vec();
+                let said = rest.into_iter().map(|socket| self.say(socket)).collect();
+                self.happens(Step::FinishScript { at: self.now, said });
+            }
+            (_, Some(running)) => {
+                let socket = self.sockets[self.random.usize(0..SOCKETS)];
+                if socket != running {
+                    let said = self.say(socket);
+                    self.happens(Step::Refuse(said));
+                }
+            }
+            (4, None) => self.happens(Step::Expire { at: self.now }),
+            (_, None) => {
+                let mut speak = self.sockets.clone();
+                self.random.shuffle(&mut speak);
+                speak.truncate(self.random.usize(1..=SOCKETS));
+                let said = speak.into_iter().map(|socket| self.say(socket)).collect();
+                self.happens(Step::Cycle { at: self.now, said });
+            }
         }
-        _ => panic!("not expected: {}", shown(raw)),
+    }
+
+    fn connect(&mut self) {
+        self.sockets_made += 1;
+        self.sockets.push(self.sockets_made);
+        self.happens(Step::Connect(self.sockets_made));
+    }
+
+    fn say(&mut self, socket: SocketId) -> Said {
+        let commands = (0..self.random.usize(1..4)).map(|_| self.command()).collect();
+        Said { socket, commands }
+    }
+
+    fn command(&mut self) -> Command {
+        self.numbers += 1;
+        let (key, other) = (self.random.u8(0..KEYS), self.random.u8(0..KEYS));
+        let (value, lives) = (self.numbers, self.random.u64(1..LIFE_MAX_MS));
+        let writes = vec![(key, value), (other, value + 10_000)];
+        match self.random.u8(0..40) {
+            0..12 => Command::Get(key),
+            12..16 => Command::Pttl(key),
+            16..22 => Command::Set { key, value, lives: None },
+            22..26 => Command::Set { key, value, lives: Some(lives) },
+            26..29 => Command::Del(key),
+            29..31 => Command::FlushAll,
+            31..35 => Command::Echo(value),
+            35 => Command::Track,
+            36..39 => Command::Script(writes),
+            _ => Command::LongScript(writes),
+        }
     }
 }
 
-fn random_command(random: &mut Rng, value: &mut u64) -> Command {
-    *value += 1;
-    let key = random.u8(0..KEYS);
-    match random.u8(0..20) {
-        0..6 => Command::Get(key),
-        6..8 => Command::Pttl(key),
-        8..12 => Command::Set { key, value: *value, lives: None },
-        12..15 => Command::Set { key, value: *value, lives: Some(SHORT_LIFE_MS) },
-        15..17 => Command::Del(key),
-        17 => Command::FlushAll,
-        _ => Command::Script(vec![(key, *value), (random.u8(0..KEYS), *value + 10_000)]),
-    }
+fn cycle(at: u64, said: &[(SocketId, &[Command])]) -> Step {
+    let said = said.iter().map(|(socket, commands)| Said { socket: *socket, commands: commands.to_vec() });
+    Step::Cycle { at, said: said.collect() }
+}
+
+fn set(key: Key, value: Value, lives: Option<u64>) -> Command {
+    Command::Set { key, value, lives }
+}
+
+fn number(variable: &str, default: u64) -> u64 {
+    env::var(variable).map_or(default, |text| text.parse().expect("a number"))
 }
 
 #[test]
 fn the_model_and_redis_agree_on_random_rounds() {
-    let seed =
-        std::env::var("NEARHIT_MODEL_SEED").map_or_else(|_| fastrand::u64(..), |text| text.parse().unwrap());
-    println!("NEARHIT_MODEL_SEED={seed}");
-    let mut random = Rng::with_seed(seed);
-    let (mut value, mut echoes) = (0, 500_000);
-    for _ in 0..SCENARIOS {
-        let mut pair = Pair::start();
-        for _ in 0..CYCLES {
-            let mut sent: Vec<(usize, Vec<Command>)> = Vec::new();
-            for client in 1..=CLIENTS {
-                let count = random.usize(0..4);
-                let commands: Vec<Command> =
-                    (0..count).map(|_| random_command(&mut random, &mut value)).collect();
-                if !commands.is_empty() {
-                    sent.push((client, commands));
-                }
-            }
-            if random.bool() {
-                echoes += 1;
-                sent.push((0, vec![Command::Echo(echoes)]));
-            }
-            pair.cycle(&sent);
-            let is_short = |command: &Command| matches!(command, Command::Set { lives: Some(_), .. });
-            if sent.iter().any(|(_, commands)| commands.iter().any(is_short)) {
-                pair.pause();
-            }
-        }
+    let first_seed = number("NEARHIT_MODEL_SEED", fastrand::u64(..u64::MAX / 2));
+    let scenarios = number("NEARHIT_REPLAYS", SCENARIOS);
+    let mut sum = Figures::default();
+    for seed in first_seed..first_seed + scenarios {
+        println!("NEARHIT_MODEL_SEED={seed}");
+        let mut drawing = Drawing::new(seed);
+        (0..STEPS).for_each(|_| drawing.step());
+        sum = [sum, replay(&drawing.trace)].into_iter().sum();
     }
+    println!("{sum}");
+    let scenarios = usize::try_from(scenarios).expect("a number of scenarios");
+    assert!(sum.rounds > 10 * scenarios && sum.pushes > 5 * scenarios && sum.refusals > scenarios / 2);
+}
+
+/// A link and three others.
+fn started() -> (Replay, [SocketId; 4]) {
+    let mut replay = Replay::start();
+    let sockets = [1, 2, 3, 4];
+    sockets.iter().for_each(|socket| drop(replay.told(&Step::Connect(*socket))));
+    replay.told(&cycle(0, &[(1, &[Command::Track])]));
+    (replay, sockets)
 }
 
 #[test]
 fn the_answer_of_a_round_comes_before_its_push() {
-    let mut pair = Pair::start();
-    let set = Command::Set { key: 0, value: 1, lives: None };
-    pair.cycle(&[(1, vec![set]), (0, vec![Command::Echo(500_000)])]);
+    let (mut replay, [link, other, ..]) = started();
+    let told = replay.told(&cycle(0, &[(other, &[set(0, 1, None)]), (link, &[Command::Echo(1)])]));
+    assert_eq!(told[&link], [Frame::Echo(1), Frame::Invalidate(vec![0])]);
+}
+
+#[test]
+fn a_flush_is_told_at_once() {
+    let (mut replay, [link, other, ..]) = started();
+    let said = [set(0, 1, None), Command::FlushAll, set(1, 2, None)];
+    let told = replay.told(&cycle(0, &[(other, &said), (link, &[Command::Echo(1)])]));
+    assert_eq!(told[&link], [Frame::InvalidateAll, Frame::Echo(1), Frame::Invalidate(vec![0, 1])]);
 }
 
 #[test]
 fn an_expired_key_is_told_of_when_the_server_comes_across_it() {
-    let mut pair = Pair::start();
-    pair.cycle(&[(1, vec![Command::Set { key: 0, value: 1, lives: Some(SHORT_LIFE_MS) }])]);
-    pair.pause();
+    let (mut replay, [link, other, ..]) = started();
+    let told = replay.told(&cycle(0, &[(other, &[set(0, 1, Some(1)), set(1, 2, Some(1))])]));
+    assert_eq!(told[&link], [Frame::Invalidate(vec![0, 1])]);
     // Nobody has asked, and nobody is told.
-    pair.cycle(&[(0, vec![Command::Echo(500_000)])]);
-    pair.clients[1].expect(b"+OK\r\n", &["DEBUG", "SET-ACTIVE-EXPIRE", "1"]);
-    let pushed = frame(&pair.clients[0].recv());
-    let model = &mut pair.models[0];
-    model.expire(pair.now);
-    assert_eq!(Some(pushed), model.leave(pair.sockets[0]));
+    let told = replay.told(&cycle(2, &[(link, &[Command::Echo(1)])]));
+    assert_eq!(told[&link], [Frame::Echo(1)]);
+    let told = replay.told(&cycle(3, &[(other, &[Command::Get(0)])]));
+    assert_eq!(
+        (&told[&other][..], &told[&link][..]),
+        (&[Frame::Value(None)][..], &[Frame::Invalidate(vec![0])][..])
+    );
+    let told = replay.told(&Step::Expire { at: 4 });
+    assert_eq!(told[&link], [Frame::Invalidate(vec![1])]);
 }
 
-/// A long script: what was done in its round before it is acknowledged while it runs, and told of when it has ended;
-/// whoever asks anything meanwhile gets -BUSY.
+/// What was done in its round before it is acknowledged while it runs, and told of when it has ended; whoever asks
+/// anything meanwhile gets -BUSY, and so does whoever had asked in its round behind it.
 #[test]
 fn a_long_script_answers_busy_and_tells_nothing() {
-    let mut pair = Pair::start();
-    pair.clients[1].expect(b"+OK\r\n", &["CONFIG", "SET", "busy-reply-threshold", "20"]);
-    // Two connections, served in the order in which they have spoken.
-    let said = [(1, Command::Set { key: 0, value: 1, lives: None }), (2, Command::LongScript(vec![(1, 2)]))];
-    pair.redis.stop();
-    said.iter().for_each(|(client, command)| pair.clients[*client].send(&words(command)));
-    pair.redis.cont();
-    let [link, writer, scripter] = [pair.sockets[0], pair.sockets[1], pair.sockets[2]];
-    let model = &mut pair.models[0];
-    for (client, command) in said {
-        model.arrive(pair.sockets[client], command);
-    }
-    model.cycle(&[writer, scripter], pair.now);
-    assert!(model.is_busy());
+    let (mut replay, [link, writer, scripter, late]) = started();
+    let script = [Command::LongScript(vec![(1, 2)]), set(2, 3, None)];
+    let round = [(writer, &[set(0, 1, None)][..]), (scripter, &script), (late, &[Command::Get(0)])];
+    let told = replay.told(&cycle(0, &round));
+    assert_eq!((&told[&writer][..], &told[&late][..]), (&[Frame::Ok][..], &[Frame::Busy][..]));
+    let told = replay.told(&Step::Refuse(Said { socket: link, commands: vec![Command::Echo(1)] }));
+    assert_eq!(told[&link], [Frame::Busy]);
+    let told = replay.told(&Step::FinishScript { at: 1, said: Vec::new() });
+    assert_eq!(told[&scripter], [Frame::Ok, Frame::Ok]);
+    assert_eq!(told[&link], [Frame::Invalidate(vec![0, 1, 2])]);
+}
 
-    assert_eq!(Some(frame(&pair.clients[1].recv())), model.leave(writer), "the SET is acknowledged");
-    pair.clients[0].send(&words(&Command::Echo(500_000)));
-    model.arrive(link, Command::Echo(500_000));
-    model.refuse(link);
-    assert_eq!(Some(frame(&pair.clients[0].recv())), model.leave(link), "the link is told -BUSY");
-    assert!(!model.has_frames(link), "and nothing else");
+/// What makes one answer prove nothing: it comes in a later cycle than what was done before it was asked for, but for
+/// this.
+#[test]
+fn an_answer_may_come_before_the_push_of_what_was_acknowledged_before_the_question() {
+    let (mut replay, [link, writer, scripter, _]) = started();
+    let script = [Command::LongScript(Vec::new())];
+    let round = [(writer, &[set(0, 1, None)][..]), (scripter, &script), (link, &[Command::Echo(1)])];
+    let told = replay.told(&cycle(0, &round));
+    assert_eq!((&told[&writer][..], &told[&link][..]), (&[Frame::Ok][..], &[Frame::Busy][..]));
+    let said = vec![Said { socket: link, commands: vec![Command::Echo(2)] }];
+    let told = replay.told(&Step::FinishScript { at: 1, said });
+    assert_eq!(told[&link], [Frame::Echo(2), Frame::Invalidate(vec![0])]);
+}
 
-    assert!(!model.ready().contains(&link));
-    model.finish_script(pair.now);
-    assert_eq!(Some(frame(&pair.clients[2].recv())), model.leave(scripter), "the script has ended");
-    assert_eq!(Some(frame(&pair.clients[0].recv())), model.leave(link), "both keys are told of");
+/// Who dies in the middle of his own script has it carried out, and all that he had said behind it.
+#[test]
+fn a_script_outlives_who_has_sent_it() {
+    let (mut replay, [link, scripter, reader, _]) = started();
+    let said = [Command::LongScript(vec![(0, 1)]), set(1, 2, None)];
+    replay.told(&cycle(0, &[(scripter, &said)]));
+    replay.told(&Step::Disconnect(scripter));
+    let told = replay.told(&Step::FinishScript { at: 1, said: Vec::new() });
+    assert_eq!(told[&link], [Frame::Invalidate(vec![0, 1])]);
+    let told = replay.told(&cycle(2, &[(reader, &[Command::Get(0), Command::Get(1)])]));
+    assert_eq!(told[&reader], [Frame::Value(Some(1)), Frame::Value(Some(2))]);
 }
 
 /// What the health check has to find; but groups, of which nothing is cached.
 #[test]
 fn what_is_changed_wholesale_or_beside_the_keys_is_not_told_of() {
-    let mut pair = Pair::start();
-    let [link, other, ..] = pair.clients.as_mut_slice() else { unreachable!("there are four") };
+    let redis = Redis::start();
+    let (mut link, mut other) = (redis.client(), redis.client());
+    link.hello(3);
+    link.expect(b"+OK\r\n", &["CLIENT", "TRACKING", "ON", "BCAST"]);
     other.expect(b"+OK\r\n", &["SET", "k0", "1"]);
     other.cmd(&["XADD", "k1", "*", "field", "value"]);
-    let told: Vec<Frame> = (0..2).map(|_| frame(&link.recv())).collect();
-    assert_eq!(told, [Frame::Invalidate(vec![0]), Frame::Invalidate(vec![1])]);
+    for key in ["k0", "k1"] {
+        let told = link.recv();
+        assert_eq!(
+            children(children(&told)[1]).iter().map(|key| payload(key)).collect::<Vec<_>>(),
+            [key.as_bytes()]
+        );
+    }
     other.expect(b"+OK\r\n", &["XGROUP", "CREATE", "k1", "group", "0"]);
     other.expect(b"+OK\r\n", &["ACL", "SETUSER", "default", "-get"]);
     other.expect(b"+OK\r\n", &["SWAPDB", "0", "1"]);
     // Two rounds, so that whatever there is to be told has been.
-    for number in [500_000, 500_001] {
-        link.send(&words(&Command::Echo(number)));
-        assert_eq!(frame(&link.recv()), Frame::Echo(number));
+    for number in ["1", "2"] {
+        link.expect(format!("$1\r\n{number}\r\n").as_bytes(), &["ECHO", number]);
     }
 }

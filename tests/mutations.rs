@@ -76,7 +76,7 @@ scenes! {
 const NOT_OF_COHERENCE: [&str; 3] = ["failed with nothing broken", "no reply to ", " failed: "];
 
 /// What needs an order of events that no real server keeps to often enough.
-const BY_MODEL_ALONE: [Mutation; 1] = [Mutation::OneAnswer];
+const BY_MODEL_ALONE: [Mutation; 3] = [Mutation::OneAnswer, Mutation::DropsOnce, Mutation::OwnFlushIgnored];
 
 #[test]
 fn every_guard_has_somebody_who_misses_it() {

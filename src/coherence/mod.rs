@@ -351,19 +351,24 @@ impl<W> Coherence<W> {
         keys: impl Iterator<Item = &'k [u8]>,
     ) -> WriteGuard<W> {
         let phase = self.certifier.phase();
-        // Without tracking, no fence can tell what an undeclared write has changed.
-        let kind = if phase == Phase::Off && kind == WriteKind::Undeclared { WriteKind::Flush } else { kind };
-        let mut guard = WriteGuard { coherence: Arc::clone(self), kind, keys: SmallVec::new() };
-        if phase == Phase::Disabled {
-            // There is nothing to drop. A script in flight counts all the same: see `expects_pong`.
-            if kind == WriteKind::Flush {
-                guard.kind = WriteKind::Declared;
+        let kind = match kind {
+            // Without tracking, no fence can tell what an undeclared write has changed.
+            WriteKind::Undeclared if phase == Phase::Off => WriteKind::Flush,
+            WriteKind::Flush if phase == Phase::Disabled || Mutation::OwnFlushIgnored.is_on() => {
+                WriteKind::Declared
             }
-        } else {
+            kind => kind,
+        };
+        let mut guard = WriteGuard { coherence: Arc::clone(self), kind, keys: SmallVec::new() };
+        // There is nothing to drop without a cache. A script in flight counts all the same: see `expects_pong`.
+        if phase != Phase::Disabled {
             let is_blind = Mutation::AcknowledgeBeforeDrop.is_on() && kind == WriteKind::Declared;
             for key in keys.filter(|_| !is_blind) {
                 self.cache.begin_write(key);
                 guard.keys.push(key.into());
+            }
+            if Mutation::DropsOnce.is_on() {
+                guard.keys.drain(..).for_each(|key| self.cache.end_write(&key));
             }
             if kind == WriteKind::Flush {
                 self.move_generation("a command that changes contents or rights wholesale was sent");

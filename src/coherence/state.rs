@@ -62,7 +62,8 @@ pub enum Answer {
 /// an ECHO of that same cycle may overtake them. But an ECHO that was sent after the answer to the one before had
 /// come in was executed in a later cycle, and then the pushes of all that was executed before the earlier one lie in
 /// the stream ahead of the later answer. So answer n certifies the moment at which ECHO n-1 was sent, if both were
-/// answered in the ordinary course. An error in between starts the pair anew.
+/// answered in the ordinary course. An error in between starts the pair anew: in the course of a script, answers of one
+/// cycle can be to questions of which one was asked after the other's refusal.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Heartbeat {
     outstanding: Option<Nanos>,

@@ -34,7 +34,7 @@ use fastrand::Rng;
 
 use super::{
     super::*,
-    server::{Command, Key, Server, SocketId, Value},
+    server::{Command, Key, Said, Server, SocketId, Step, Value},
 };
 use crate::ids::{Database, IdentityId};
 
@@ -52,6 +52,7 @@ pub(super) enum Event {
     /// A client asks.
     Read,
     Write,
+    Flush,
     Script,
     /// The proxy comes to a command.
     Dispatch,
@@ -87,9 +88,10 @@ pub(super) enum Event {
 }
 
 /// How often each comes; every world draws one of the numbers for each.
-pub(super) const FREQUENCIES: [(Event, [u32; 3]); 26] = [
+pub(super) const FREQUENCIES: [(Event, [u32; 3]); 27] = [
     (Event::Read, [60, 100, 200]),
     (Event::Write, [0, 2, 8]),
+    (Event::Flush, [0, 0, 2]),
     (Event::Script, [0, 1, 4]),
     (Event::Dispatch, [150, 300, 400]),
     (Event::Arrive, [200, 400, 800]),
@@ -128,7 +130,13 @@ struct Version {
 struct Machine {
     server: Server,
     id: ServerId,
+    /// What has been sent, by connections that stand.
     wires: BTreeMap<SocketId, VecDeque<Command>>,
+    /// What has come and was not read yet, maybe from who is gone by now.
+    arrived: BTreeMap<SocketId, Vec<Command>>,
+    /// All that has happened to the server.
+    trace: Vec<Step>,
+    sockets_made: SocketId,
 }
 
 struct Lane {
@@ -248,13 +256,14 @@ impl World {
         match event {
             Event::Read => self.read(random),
             Event::Write => self.write(random),
+            Event::Flush => self.ask(0, 0, Some(Command::FlushAll), random),
             Event::Script => self.script(random),
             Event::Dispatch => self.dispatch(random),
             Event::Arrive => self.arrive(random),
             Event::Cycle => self.cycle(random),
             Event::Receive => self.receive(random),
             Event::Echo => self.echo(),
-            Event::Hear => self.hear(),
+            Event::Hear => self.hear(random),
             Event::OutsideSet => {
                 let lives = random.bool().then(|| random.u64(1..120));
                 let command = Command::Set { key: random.u8(0..KEYS), value: self.value(), lives };
@@ -276,10 +285,7 @@ impl World {
                 let machine = self.any_machine(random);
                 self.finish_script(machine);
             }
-            Event::Expire => {
-                let (now, current) = (self.now, self.current);
-                self.machines[current].server.expire(now);
-            }
+            Event::Expire => self.expire(),
             Event::Wait => self.pass(random.u64(1..30)),
             Event::WaitLong => self.pass(random.u64(MAX_STALENESS_MS / 2..2 * MAX_STALENESS_MS)),
             Event::Sweep => {
@@ -288,9 +294,9 @@ impl World {
                     self.coherence.cache().sweep(shard, &at);
                 });
             }
-            Event::LaneDies => self.lane_dies(random.usize(0..LANES)),
+            Event::LaneDies => self.lane_dies(random.usize(0..LANES), random),
             Event::LaneOpens => self.lane_opens(random.usize(0..LANES)),
-            Event::LinkIsCut => self.link_is_cut(),
+            Event::LinkIsCut => self.link_is_cut(random),
             Event::LinkNotices => self.link_notices(),
             Event::LinkOpens => self.link_opens(),
             Event::Restart => self.restart(),
@@ -310,6 +316,11 @@ impl World {
                 .into_iter()
                 .for_each(|event| self.step(event, random));
         }
+    }
+
+    /// All that has happened to each server.
+    pub(super) fn into_traces(self) -> impl Iterator<Item = Vec<Step>> {
+        self.machines.into_iter().map(|machine| machine.trace)
     }
 
     /// Lets everything come to its end.
@@ -426,12 +437,25 @@ impl World {
         let written = match &asked.command {
             Some(Command::Set { key, value, .. }) => vec![(*key, *value)],
             Some(Command::Script(writes) | Command::LongScript(writes)) => writes.clone(),
+            Some(Command::FlushAll) => {
+                let began = asked.began;
+                return self.flushed(began);
+            }
             _ => Vec::new(),
         };
         for (key, value) in written {
             let key = usize::from(key);
             if let Some(index) = self.log[key].iter().position(|version| version.value == Some(value)) {
                 self.floors[key] = self.floors[key].max(index);
+            }
+        }
+    }
+
+    /// A FLUSHALL that began then is acknowledged: what a key held before it is no more.
+    fn flushed(&mut self, began: u64) {
+        for (log, floor) in self.log.iter().zip(&mut self.floors) {
+            if let Some(before) = log.iter().rposition(|version| version.at < began) {
+                *floor = (*floor).max(before + usize::from(log[before].value.is_some()));
             }
         }
     }

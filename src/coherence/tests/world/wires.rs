@@ -23,7 +23,7 @@ impl World {
     }
 
     /// Takes over what the current server's commands have changed.
-    pub(super) fn keep_log(&mut self) {
+    fn keep_log(&mut self) {
         for machine in 0..self.machines.len() {
             let changes = std::mem::take(&mut self.machines[machine].server.journal);
             if machine != self.current {
@@ -41,14 +41,36 @@ impl World {
 
     pub(super) fn add_machine(&mut self) {
         let id = ServerId(u32::try_from(self.machines.len()).expect("a world has few servers") + 1);
-        self.machines.push(Machine { server: Server::default(), id, wires: BTreeMap::new() });
+        self.machines.push(Machine {
+            server: Server::default(),
+            id,
+            wires: BTreeMap::new(),
+            arrived: BTreeMap::new(),
+            trace: Vec::new(),
+            sockets_made: 0,
+        });
         self.current = self.machines.len() - 1;
     }
 
-    fn connect(&mut self) -> (usize, SocketId) {
+    /// Something happens to a server.
+    fn happens(&mut self, machine: usize, step: Step) {
+        let machine = &mut self.machines[machine];
+        machine.server.take(&step);
+        machine.trace.push(step);
+        self.keep_log();
+    }
+
+    fn socket(&mut self) -> SocketId {
         let machine = &mut self.machines[self.current];
-        let socket = machine.server.connect();
-        machine.wires.insert(socket, VecDeque::new());
+        machine.sockets_made += 1;
+        let socket = machine.sockets_made;
+        self.happens(self.current, Step::Connect(socket));
+        socket
+    }
+
+    fn connect(&mut self) -> (usize, SocketId) {
+        let socket = self.socket();
+        self.machines[self.current].wires.insert(socket, VecDeque::new());
         (self.current, socket)
     }
 
@@ -58,10 +80,16 @@ impl World {
         }
     }
 
-    /// Nothing gets through any more, in either direction.
-    fn cut(&mut self, machine: usize, socket: SocketId) {
+    /// Nothing gets through any more, in either direction. What had arrived may be lost, or the server comes to it
+    /// before it comes to the end of the connection.
+    fn cut(&mut self, machine: usize, socket: SocketId, random: &mut Rng) {
         self.machines[machine].wires.remove(&socket);
-        self.machines[machine].server.disconnect(socket);
+        let arrived = &mut self.machines[machine].arrived;
+        if arrived.contains_key(&socket) && random.bool() {
+            return;
+        }
+        arrived.remove(&socket);
+        self.happens(machine, Step::Disconnect(socket));
     }
 
     fn is_cut(&self, machine: usize, socket: SocketId) -> bool {
@@ -81,9 +109,7 @@ impl World {
         let machine = &mut self.machines[at];
         let Some(wire) = machine.wires.get_mut(&socket) else { return };
         let count = if random.bool() { 1 } else { wire.len() };
-        for command in wire.drain(..count) {
-            machine.server.arrive(socket, command);
-        }
+        machine.arrived.entry(socket).or_default().extend(wire.drain(..count));
     }
 
     pub(super) fn cycle(&mut self, random: &mut Rng) {
@@ -96,59 +122,80 @@ impl World {
         if random.u8(0..4) == 0 { random.usize(0..self.machines.len()) } else { self.current }
     }
 
+    fn is_busy(&self, machine: usize) -> bool {
+        self.machines[machine].server.is_busy_with().is_some()
+    }
+
+    /// Whoever has come again by then to whom the server comes in its round is served in it.
     pub(super) fn finish_script(&mut self, machine: usize) {
-        self.machines[machine].server.finish_script(self.now);
-        self.keep_log();
+        if self.is_busy(machine) {
+            let arrived = &self.machines[machine].arrived;
+            let mut late = self.machines[machine].server.rest().to_vec();
+            late.retain(|socket| arrived.contains_key(socket));
+            let said: Vec<Said> = late.iter().map(|socket| self.said(machine, *socket)).collect();
+            self.happens(machine, Step::FinishScript { at: self.now, said });
+            late.into_iter().for_each(|socket| self.part(machine, socket));
+        }
     }
 
     pub(super) fn cycle_of(&mut self, machine: usize, random: &mut Rng) {
-        let now = self.now;
-        let server = &mut self.machines[machine].server;
-        if server.is_busy() {
+        if self.is_busy(machine) {
             return;
         }
-        let mut ready = server.ready();
+        let mut ready: Vec<SocketId> = self.machines[machine].arrived.keys().copied().collect();
         random.shuffle(&mut ready);
         if random.bool() {
             ready.truncate(random.usize(0..=ready.len()));
         }
-        server.cycle(&ready, now);
-        self.keep_log();
+        if !ready.is_empty() {
+            let said = ready.iter().map(|socket| self.said(machine, *socket)).collect();
+            self.happens(machine, Step::Cycle { at: self.now, said });
+            ready.into_iter().for_each(|socket| self.part(machine, socket));
+        }
+    }
+
+    /// What the server reads from a socket.
+    fn said(&mut self, machine: usize, socket: SocketId) -> Said {
+        Said { socket, commands: self.machines[machine].arrived.remove(&socket).unwrap_or_default() }
+    }
+
+    /// Behind the last that was said is the end of the connection, if it is cut.
+    fn part(&mut self, machine: usize, socket: SocketId) {
+        if self.is_cut(machine, socket) {
+            self.happens(machine, Step::Disconnect(socket));
+        }
     }
 
     pub(super) fn refuse(&mut self, random: &mut Rng) {
-        let server = &mut self.machines[self.current].server;
-        if server.is_busy()
-            && let Some(socket) = random.choice(server.ready())
-        {
-            server.refuse(socket);
+        let machine = self.current;
+        let Some(running) = self.machines[machine].server.is_busy_with() else { return };
+        let ready = self.machines[machine].arrived.keys().copied().filter(|socket| *socket != running);
+        if let Some(socket) = random.choice(ready.collect::<Vec<_>>()) {
+            let said = self.said(machine, socket);
+            self.happens(machine, Step::Refuse(said));
+            self.part(machine, socket);
         }
     }
 
-    /// Somebody else's commands, carried out in a cycle of their own, or, if the server is in a script, not at all.
+    pub(super) fn expire(&mut self) {
+        if !self.is_busy(self.current) {
+            self.happens(self.current, Step::Expire { at: self.now });
+        }
+    }
+
+    /// Somebody else's commands are there, and will be served like any others. Who that was is gone then, and does not
+    /// wait for the end of a script.
     pub(super) fn outside(&mut self, commands: Vec<Command>) {
-        let now = self.now;
-        let machine = &mut self.machines[self.current];
-        if machine.server.is_busy() {
-            return;
-        }
-        let socket = machine.server.connect();
         tell!(self, "somebody else: {commands:?}");
-        let machine = &mut self.machines[self.current];
-        commands.into_iter().for_each(|command| machine.server.arrive(socket, command));
-        machine.server.cycle(&[socket], now);
-        if !machine.server.is_busy() {
-            machine.server.disconnect(socket);
-        }
-        self.keep_log();
+        let socket = self.socket();
+        self.machines[self.current].arrived.insert(socket, commands);
     }
 
     pub(super) fn restart(&mut self) {
         tell!(self, "the server is killed and comes back with nothing");
-        let sockets: Vec<_> = self.machines[self.current].wires.keys().copied().collect();
-        let dead = self.current;
-        sockets.into_iter().for_each(|socket| self.cut(dead, socket));
-        self.keep_log();
+        let dead = &mut self.machines[self.current];
+        dead.wires.clear();
+        dead.arrived.clear();
         self.add_machine();
         self.begin_anew();
     }
@@ -160,24 +207,18 @@ impl World {
         self.add_machine();
         self.begin_anew();
         if let Some(link) = self.link.take() {
-            self.cut(link.machine, link.socket);
+            self.cut(link.machine, link.socket, random);
         }
         self.coherence.link_lost("the upstream is another process");
-        let current = self.current;
         for asked in self.asked.iter_mut().filter(|asked| !asked.is_answered) {
             asked.is_exempt = true;
         }
-        let now = self.now;
         for key in 0..KEYS {
             let value = self.value();
             if random.bool() {
-                let socket = self.machines[current].server.connect();
-                self.machines[current].server.arrive(socket, Command::Set { key, value, lives: None });
-                self.machines[current].server.cycle(&[socket], now);
-                self.machines[current].server.disconnect(socket);
+                self.outside(vec![Command::Set { key, value, lives: None }]);
             }
         }
-        self.keep_log();
     }
 
     /// The upstream holds nothing.
@@ -196,10 +237,10 @@ impl World {
         }
     }
 
-    pub(super) fn lane_dies(&mut self, lane: usize) {
+    pub(super) fn lane_dies(&mut self, lane: usize, random: &mut Rng) {
         let Some(lane) = self.lanes[lane].take() else { return };
         tell!(self, "a lane to server {} dies", lane.machine);
-        self.cut(lane.machine, lane.socket);
+        self.cut(lane.machine, lane.socket, random);
         for work in lane.work {
             match work {
                 Work::Fill { op, token, .. } => {
@@ -269,6 +310,7 @@ impl World {
         let command = self.asked[op].command.clone().expect("it is a write");
         let (kind, keys) = match &command {
             Command::Set { key, .. } => (WriteKind::Declared, vec![name(*key)]),
+            Command::FlushAll => (WriteKind::Flush, Vec::new()),
             _ => (WriteKind::Undeclared, Vec::new()),
         };
         let guard = self.coherence.begin_write(kind, keys.iter().map(<[u8; 1]>::as_slice));
@@ -302,8 +344,9 @@ impl World {
             (0..LANES).filter(|lane| self.lanes[*lane].as_ref().is_some_and(speaks)).collect();
         let Some(lane) = random.choice(busy) else { return };
         let (machine, socket) = self.lane_end(lane);
-        match self.machines[machine].server.leave(socket) {
-            None => self.lane_dies(lane),
+        let is_cut = self.is_cut(machine, socket);
+        match self.machines[machine].server.leave(socket).filter(|_| !is_cut) {
+            None => self.lane_dies(lane, random),
             Some(frame) => {
                 let work = self.lanes[lane].as_mut().and_then(|lane| lane.work.pop_front());
                 let work = work.expect("nothing comes unasked on a lane");
@@ -396,10 +439,10 @@ impl World {
     }
 
     /// The wire is dead from now on; the proxy does not know it yet.
-    pub(super) fn link_is_cut(&mut self) {
+    pub(super) fn link_is_cut(&mut self, random: &mut Rng) {
         if let Some((machine, socket)) = self.link.as_ref().map(|link| (link.machine, link.socket)) {
             tell!(self, "the link is cut");
-            self.cut(machine, socket);
+            self.cut(machine, socket, random);
         }
     }
 
@@ -425,10 +468,13 @@ impl World {
         self.send(machine, socket, Command::Echo(number));
     }
 
-    pub(super) fn hear(&mut self) {
+    pub(super) fn hear(&mut self, random: &mut Rng) {
         let now = ms(self.now);
         let Some(link) = &mut self.link else { return };
         let machine = &mut self.machines[link.machine];
+        if !machine.wires.contains_key(&link.socket) {
+            return;
+        }
         let Some(frame) = machine.server.leave(link.socket) else { return };
         match &frame {
             // Tracking is on; or it is not, and the link tries again.
@@ -439,7 +485,7 @@ impl World {
             Frame::Busy if !link.is_tracking => {
                 let (machine, socket) = (link.machine, link.socket);
                 self.link = None;
-                self.cut(machine, socket);
+                self.cut(machine, socket, random);
             }
             Frame::Echo(_) | Frame::Busy => {
                 link.is_asking = false;
