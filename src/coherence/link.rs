@@ -126,6 +126,7 @@ async fn serve<W>(
         protocol: Protocol::Resp3,
     };
     let connection = settings.dialer.open(profile, "nearhit-link").await.map_err(unsupported_hello)?;
+    settings.health.reached();
     let greeting = connection.greeting;
     if greeting.server == crate::ids::ServerId::UNKNOWN {
         return Err(LinkError::Unfit("the control user may not ask INFO, so no lane can be matched".into()));

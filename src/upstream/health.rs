@@ -30,6 +30,7 @@ pub struct Health {
     down: AtomicBool,
     reason: Mutex<Option<DialError>>,
     suspected: Notify,
+    reached: Notify,
     recovered: Notify,
 }
 
@@ -59,6 +60,12 @@ impl Health {
     pub fn suspect(&self, reason: &str) {
         tracing::debug!(reason, "upstream suspected");
         self.suspected.notify_one();
+    }
+
+    /// Somebody has just reached the upstream. A probe that began before may be stuck on a way that nothing comes through
+    /// any more: what it would find out in the end is no longer true.
+    pub fn reached(&self) {
+        self.reached.notify_waiters();
     }
 
     /// Waits until the upstream is up. Cancel safe.
@@ -93,11 +100,11 @@ impl Health {
     ) {
         let mut failures = 0;
         loop {
-            let report = match timeout(schedule.patience, control.probe()).await {
-                Ok(report) => report,
-                Err(_) => {
+            let report = tokio::select! {
+                report = timeout(schedule.patience, control.probe()) => report.unwrap_or_else(|_| {
                     Err(control.unreachable(&format!("no answer to INFO within {:?}", schedule.patience)))
-                }
+                }),
+                () = self.reached.notified() => continue,
             };
             let verdict = match report {
                 Ok(Some(report)) => found(report).await,

@@ -222,6 +222,7 @@ impl<C: Completion> Lanes<C> {
             let waiting = slots.dialing.take().unwrap_or_default();
             match lane {
                 Ok(lane) => {
+                    this.health.reached();
                     slots.failures = 0;
                     slots.failure = None;
                     // The server has just answered here, so what is still silent there is stuck, or dead.

@@ -41,6 +41,35 @@ fn nothing_from_before_the_link_was_lost_is_shown() {
     assert_eq!(house.proxy.stat("link_losses"), 5);
 }
 
+/// A probe that has fallen into a hole says so when its patience is over. By then everything may long be well again.
+#[test]
+fn a_health_check_that_is_stuck_does_not_find_the_upstream_down_after_all() {
+    const PATIENCE: Duration = Duration::from_millis(2_500);
+    let house = House::start_with(&[], |proxy| {
+        proxy
+            .set("upstream.health_check_interval", "100ms")
+            .set("upstream.dial_timeout", "500ms")
+            .set("upstream.command_timeout", "2s")
+            .set("cache.max_staleness", "200ms")
+            .set("coherence.fence_timeout", "200ms")
+    });
+    house.proxy.wait_live();
+    house.relay.all().black_hole(true);
+    let mut waiting = house.client();
+    // It waits for a certification, so that the link's silence is noticed.
+    waiting.send(&["EVAL", "return 1", "0"]);
+    house.proxy.wait_link("down");
+    house.relay.all().black_hole(false);
+    house.proxy.wait_live();
+    // Longer than any probe may last that was under way when the hole was mended.
+    let mended = Instant::now();
+    while mended.elapsed() < PATIENCE {
+        house.client().expect(b"+OK\r\n", &["WATCH", "k"]);
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(house.proxy.stat("upstream_downs"), 0);
+}
+
 /// As above, without waiting for the proxy to notice: it is not later than the bound.
 #[test]
 fn a_write_right_after_the_link_was_lost_is_seen() {
