@@ -264,7 +264,10 @@ pub(super) fn swap_db(scene: &Scene<'_>, random: &mut Rng) {
         let wanted = format!("${}\r\n{}", sides[side].len(), sides[side]);
         scene.shows(&mut client, &["GET", "side"], wanted.as_bytes(), FOUND_MAX);
         if !is_last {
+            // What this client sees next does not tell that all have found out: it may have asked the server.
+            let generation = scene.proxy.stat("generation");
             outside.must("SWAPDB 0 1");
+            eventually("the swap is found", || scene.proxy.stat("generation") > generation);
         }
     }
     scene.regains();
