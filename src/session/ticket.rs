@@ -536,7 +536,8 @@ impl Session {
         if waiters.is_empty() {
             return;
         }
-        let outcome = if reply::is_nil(&raw) { Outcome::Nil } else { Outcome::Reply(raw.into_bytes()) };
+        let is_nil = reply::is_translatable_nil(&raw);
+        let outcome = if is_nil { Outcome::Nil } else { Outcome::Reply(raw.into_bytes()) };
         for waiter in waiters {
             self.worker.answer(waiter, outcome.clone());
         }
