@@ -75,6 +75,11 @@ pub fn elements(reply: &[u8]) -> Option<Elements<'_>> {
     Some(Elements { rest: &value[1 + len..], left: count.checked_mul(each)? })
 }
 
+/// The frames that stand one behind the other.
+pub fn frames(bytes: &[u8]) -> Elements<'_> {
+    Elements { rest: bytes, left: u64::MAX }
+}
+
 /// The raw bytes of each element of an aggregate, attributes and all. Ends early where the bytes do.
 #[derive(Clone, Debug)]
 pub struct Elements<'a> {
