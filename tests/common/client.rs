@@ -22,6 +22,9 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// How long a reply may take, unless something else is said.
+    pub(crate) const PATIENCE: Duration = READ_TIMEOUT;
+
     #[track_caller]
     pub(crate) fn connect(address: SocketAddr) -> Self {
         Self::try_connect(address).unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"))
@@ -137,6 +140,14 @@ impl Client {
                 Err(error) => panic!("not closed: {error}; so far {}", shown(&self.received[self.taken..])),
             }
         }
+        self.take(self.received.len() - self.taken)
+    }
+
+    /// Everything for as long as `wants` more, until nothing comes for so long, or until the server closes.
+    pub(crate) fn recv_while(&mut self, patience: Duration, wants: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+        self.set_timeout(patience);
+        while wants(&self.received[self.taken..]) && self.fill().is_ok_and(|length| length > 0) {}
+        self.set_timeout(Self::PATIENCE);
         self.take(self.received.len() - self.taken)
     }
 
