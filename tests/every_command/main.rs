@@ -81,7 +81,9 @@ fn run(protocol: u8) {
         }
     }
     Rng::with_seed(seed).shuffle(&mut mixed);
-    for chunk in mixed.chunks(MIXED_CHUNK).take(rounds as usize * MIXED_CHUNKS) {
+    let guises = GUISES.iter().cycle();
+    for (chunk, guise) in mixed.chunks(MIXED_CHUNK).take(rounds as usize * MIXED_CHUNKS).zip(guises) {
+        twins.guise = guise;
         let requests: Vec<Named<'_>> = chunk.iter().map(|(entry, request)| (*entry, request)).collect();
         twins.in_every_way(&requests);
     }
@@ -104,6 +106,17 @@ fn setting<T: FromStr>(name: &str) -> Option<T> {
     Some(text.parse().unwrap_or_else(|_| panic!("NEARHIT_COMMANDS_{name}={text}")))
 }
 
+/// What a connection says first: mixed commands are also sent by who watches keys, and by who may not do everything.
+const GUISES: &[&[&[&str]]] = &[
+    &[],
+    &[&["WATCH", "string", "missing"]],
+    &[&["AUTH", "limited", "any"]],
+    &[&["SELECT", "1"], &["SET", "string", "another"]],
+];
+/// Who may not do everything. One command is named at most: in which order ACL LIST shows several is each server's own.
+const LIMITED: &str =
+    "ACL SETUSER limited on nopass ~s* ~list ~zset %R~int %W~hash &ch +@all -@dangerous -@scripting -hget";
+
 /// A request, and the command that it is one of.
 type Named<'a> = (&'a Entry, &'a Request);
 
@@ -112,6 +125,7 @@ struct Twins {
     protocol: u8,
     alone: Redis,
     proxy: Proxy,
+    guise: &'static [&'static [&'static str]],
     alone_control: Client,
     behind_control: Client,
     settler: Client,
@@ -138,8 +152,12 @@ impl Twins {
         // PFSELFTEST keeps the server for seconds.
         let proxy = proxy.set("upstream.command_timeout", "60s").start();
         proxy.wait_live();
+        for server in [&alone, &behind] {
+            server.client().expect(b"+OK\r\n", &LIMITED.split(' ').collect::<Vec<_>>());
+        }
         Self {
             protocol,
+            guise: &[],
             alone_control: alone.client(),
             behind_control: behind.client(),
             settler: proxy.client(),
@@ -157,6 +175,10 @@ impl Twins {
         let mut pair = Pair { direct: self.alone.client(), proxied: self.proxy.client() };
         pair.direct.hello(self.protocol);
         pair.proxied.hello(self.protocol);
+        for words in self.guise {
+            pair.direct.expect(b"+OK\r\n", words);
+            pair.proxied.expect(b"+OK\r\n", words);
+        }
         pair
     }
 
@@ -211,7 +233,7 @@ impl Twins {
         if self.failures.len() > before {
             let all =
                 requests.iter().fold(String::new(), |text, (_, request)| text + "\n  " + &words(request));
-            self.failures.push(format!("which were among{all}"));
+            self.failures.push(format!("which were among, after {:?}{all}", self.guise));
         }
     }
 
