@@ -22,9 +22,6 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// How long a reply may take, unless something else is said.
-    pub(crate) const PATIENCE: Duration = READ_TIMEOUT;
-
     #[track_caller]
     pub(crate) fn connect(address: SocketAddr) -> Self {
         Self::try_connect(address).unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"))
@@ -147,7 +144,7 @@ impl Client {
     pub(crate) fn recv_while(&mut self, patience: Duration, wants: impl Fn(&[u8]) -> bool) -> Vec<u8> {
         self.set_timeout(patience);
         while wants(&self.received[self.taken..]) && self.fill().is_ok_and(|length| length > 0) {}
-        self.set_timeout(Self::PATIENCE);
+        self.set_timeout(READ_TIMEOUT);
         self.take(self.received.len() - self.taken)
     }
 
