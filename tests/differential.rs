@@ -15,7 +15,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::thread;
 
-use common::resp::{children, payload, shown};
+use common::resp::{payload, shown, sorted, without_digits};
 use common::{Client, Proxy, Redis, proxy};
 
 /// How a line is run, and how its replies are compared.
@@ -282,26 +282,6 @@ impl Pass<'_> {
         });
         format!("{}.txt:{}: {}", self.name, line.number, words.collect::<Vec<_>>().join(" "))
     }
-}
-
-/// The frame with the members of every aggregate in order of their bytes.
-fn sorted(frame: &[u8]) -> Vec<u8> {
-    let members = children(frame);
-    if members.is_empty() {
-        return frame.to_vec();
-    }
-    let header = frame.len() - members.iter().map(|member| member.len()).sum::<usize>();
-    let mut members: Vec<Vec<u8>> = members.into_iter().map(sorted).collect();
-    members.sort();
-    [&frame[..header], &members.concat()].concat()
-}
-
-/// The frame with each run of digits, lengths included, as one `N`.
-fn without_digits(frame: &[u8]) -> Vec<u8> {
-    let mut masked: Vec<u8> =
-        frame.iter().map(|byte| if byte.is_ascii_digit() { b'N' } else { *byte }).collect();
-    masked.dedup_by(|next, last| *next == b'N' && *last == b'N');
-    masked
 }
 
 fn parse(text: &str) -> Vec<Line> {

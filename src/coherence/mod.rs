@@ -549,7 +549,7 @@ impl<W> Drop for WriteGuard<W> {
 /// A raw reply as the cache keeps it: a nil as the fact that it is.
 fn reply<'a>(raw: &'a Raw<'a>) -> Reply<'a> {
     match raw {
-        raw if crate::resp::reply::is_nil(raw) => Reply::Nil,
+        raw if crate::resp::reply::is_translatable_nil(raw) => Reply::Nil,
         Raw::Borrowed(bytes) => Reply::Bytes(bytes),
         Raw::Shared(bytes) => Reply::Shared(bytes),
     }

@@ -23,6 +23,12 @@ pub fn is_nil(reply: &[u8]) -> bool {
     value.starts_with(b"_") || value.starts_with(b"$-1") || value.starts_with(b"*-1")
 }
 
+/// Whether this is the null that each protocol writes its own way, as [`nil`] does. RESP2's other null, `*-1`, is an
+/// array that is not there, and has to stay one.
+pub fn is_translatable_nil(reply: &[u8]) -> bool {
+    is_nil(reply) && !value(reply).starts_with(b"*")
+}
+
 /// Whether this is an error.
 pub fn is_error(reply: &[u8]) -> bool {
     matches!(value(reply).first(), Some(b'-' | b'!'))
@@ -67,6 +73,11 @@ pub fn elements(reply: &[u8]) -> Option<Elements<'_>> {
     };
     let Header::Length { value: count, len } = header::parse(&value[1..]) else { return None };
     Some(Elements { rest: &value[1 + len..], left: count.checked_mul(each)? })
+}
+
+/// The frames that stand one behind the other.
+pub fn frames(bytes: &[u8]) -> Elements<'_> {
+    Elements { rest: bytes, left: u64::MAX }
 }
 
 /// The raw bytes of each element of an aggregate, attributes and all. Ends early where the bytes do.

@@ -15,9 +15,10 @@ use bytes::Bytes;
 use super::{
     Inner, Next, Session,
     exclusive::{Transition, Verdict},
+    local::integer,
     pause::PauseChange,
     registry::ClientInfo,
-    state::ReplyMode,
+    state::{Effect, ReplyMode},
     ticket::Work,
     worker::Mail,
 };
@@ -26,7 +27,7 @@ use crate::{
     coherence::Batch,
     command::CommandId,
     ids::ClientId,
-    resp::{Args, Raw, Value, encode_request, reply},
+    resp::{Args, Raw, RequestScanner, Scanned, Value, encode_request, reply},
 };
 
 /// Redis's words for a name that would break CLIENT LIST's lines.
@@ -60,6 +61,47 @@ impl Redirect {
     }
 }
 
+/// What of CLIENT is answered here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Own {
+    Id,
+    GetName,
+    SetName,
+    SetInfo,
+    Info,
+    /// NO-EVICT and NO-TOUCH.
+    NoEvict,
+    List,
+    Kill,
+}
+
+impl Own {
+    fn of(args: Args<'_>, knows_7_2: bool) -> Option<Self> {
+        match (args.get(1)?.to_ascii_uppercase().as_slice(), args.len()) {
+            (b"ID", 2) => Some(Self::Id),
+            (b"GETNAME", 2) => Some(Self::GetName),
+            (b"SETNAME", 3) => Some(Self::SetName),
+            (b"SETINFO", 4) if knows_7_2 => Some(Self::SetInfo),
+            (b"INFO", 2) => Some(Self::Info),
+            (b"NO-EVICT", 3) => Some(Self::NoEvict),
+            (b"NO-TOUCH", 3) if knows_7_2 => Some(Self::NoEvict),
+            (b"LIST", _) => Some(Self::List),
+            (b"KILL", 3..) => Some(Self::Kill),
+            _ => None,
+        }
+    }
+}
+
+/// How a request of CLIENT is queued in a transaction.
+pub(super) enum Queued {
+    /// It is sent.
+    AsItIs(Option<Effect>),
+    /// This is sent.
+    Instead(Bytes, Option<Effect>),
+    /// It is refused, with these words.
+    Never(&'static str),
+}
+
 impl Session {
     /// Dispatches on the subcommand.
     pub(super) fn client(
@@ -78,38 +120,18 @@ impl Session {
             let text = format!("NOPERM this user has no permissions to run the 'client|{name}' command");
             return inner.refuse(&text);
         }
-        let is = |name: &str, count: usize| {
-            subcommand.eq_ignore_ascii_case(name.as_bytes()) && args.len() == count
-        };
-        if is("ID", 2) {
-            return inner.reply(&Value::Integer(self.info.id.0.cast_signed()));
-        }
-        if is("GETNAME", 2) {
-            let name = self.info.details.lock().name.clone();
-            return inner.reply(&if name.is_empty() { Value::Nil } else { Value::Bulk(name) });
-        }
-        if is("SETNAME", 3) {
-            return self.set_name(inner, &args[2]);
-        }
-        if is("SETINFO", 4) && knows_7_2 {
-            return self.set_info(inner, &args[2], &args[3]);
-        }
-        if is("INFO", 2) {
-            let line = format!("{}\n", self.info.line(clock::now(), "client|info", request.len()));
-            return inner.reply(&Value::Verbatim(line.into()));
-        }
+        let is = |name: &str, count: usize| is(args, name, count);
         if is("REPLY", 3) {
             return Self::reply_mode(inner, &args[2]);
         }
-        if is("NO-EVICT", 3) || (is("NO-TOUCH", 3) && knows_7_2) {
-            let known = [&b"ON"[..], b"OFF"].iter().any(|value| args[2].eq_ignore_ascii_case(value));
-            return if known { inner.reply(&Value::OK) } else { inner.refuse("ERR syntax error") };
-        }
-        if subcommand.eq_ignore_ascii_case(b"LIST") {
-            return self.list(inner, args, request.len());
-        }
-        if subcommand.eq_ignore_ascii_case(b"KILL") && args.len() >= 3 {
-            return self.kill_clients(inner, args);
+        if let Some(own) = Own::of(args, knows_7_2) {
+            if own == Own::Kill
+                && names_user(args)
+                && let Some(next) = Self::judge_kill(inner, args)
+            {
+                return next;
+            }
+            return inner.reply(&self.own(own, args, request.len()));
         }
         if subcommand.eq_ignore_ascii_case(b"TRACKING") {
             return match self.redirect(args) {
@@ -177,43 +199,123 @@ impl Session {
 
     /// CLIENT UNBLOCK: the connection that is blocked is the one that the client has to itself, and has another number.
     fn unblock(self: &Rc<Self>, inner: &mut Inner, batch: &Batch, args: Args<'_>, request: Raw<'_>) -> Next {
-        let Some(id) = number(&args[2]) else { return self.forward_plain(inner, batch, request) };
-        let info = self.worker.shared.registry.get(ClientId(id));
+        match self.unblock_translated(args) {
+            Some(translated) => self.forward_plain(inner, batch, Raw::Borrowed(&translated)),
+            None => self.forward_plain(inner, batch, request),
+        }
+    }
+
+    fn unblock_translated(&self, args: Args<'_>) -> Option<Vec<u8>> {
+        let info =
+            self.worker.shared.registry.get(ClientId(u64::try_from(integer(args.get(2)?)?).unwrap_or(0)));
         // No connection is number 0.
         let connection = info.map_or(0, |info| info.exclusive.load(Ordering::Acquire)).to_string();
         let mut translated = Vec::new();
         let rest = args.iter().skip(3);
         encode_request([&args[0], &args[1], connection.as_bytes()].into_iter().chain(rest), &mut translated);
-        self.forward_plain(inner, batch, Raw::Borrowed(&translated))
+        Some(translated)
     }
 
-    fn set_name(&self, inner: &mut Inner, name: &[u8]) -> Next {
+    /// Answers what is about nearhit's own clients.
+    fn own(&self, own: Own, args: Args<'_>, request_bytes: usize) -> Value {
+        match own {
+            Own::Id => Value::Integer(self.info.id.0.cast_signed()),
+            Own::GetName => {
+                let name = self.info.details.lock().name.clone();
+                if name.is_empty() { Value::Nil } else { Value::Bulk(name) }
+            }
+            Own::SetName => self.set_name(&args[2]),
+            Own::SetInfo => self.set_info(&args[2], &args[3]),
+            Own::Info => {
+                let line = self.info.line(clock::now(), "client|info", request_bytes) + "\n";
+                Value::Verbatim(line.into())
+            }
+            Own::NoEvict => {
+                let known = [&b"ON"[..], b"OFF"].iter().any(|value| args[2].eq_ignore_ascii_case(value));
+                if known { Value::OK } else { Value::error("ERR syntax error") }
+            }
+            Own::List => self.list(args, request_bytes),
+            Own::Kill => self.kill_clients(args),
+        }
+    }
+
+    /// The answer to a request that was queued, now that the server has executed what it was sent.
+    pub(super) fn own_client(&self, request: &[u8]) -> Option<Bytes> {
+        let mut scanner = RequestScanner::new(self.worker.request_limits.get());
+        let Ok(Scanned::Request { .. }) = scanner.scan(request, true) else { return None };
+        let args = scanner.args(request);
+        let value = self.own(Own::of(args, true)?, args, request.len());
+        let mut out = Vec::new();
+        value.encode(self.protocol(), &mut out);
+        Some(out.into())
+    }
+
+    /// How CLIENT is queued in a transaction. What is answered here is executed there, too, for the server's verdict, as
+    /// far as that does no harm.
+    pub(super) fn queue_client(&self, inner: &mut Inner, args: Args<'_>, request: &[u8]) -> Queued {
+        let knows_7_2 = inner.greeting().is_none_or(|greeting| is_at_least(&greeting.version, (7, 2)));
+        let has = |index: usize, word: &[u8]| {
+            args.get(index).is_some_and(|argument| argument.eq_ignore_ascii_case(word))
+        };
+        if is(args, "REPLY", 3) && (has(2, b"OFF") || has(2, b"SKIP") || inner.reply_mode != ReplyMode::On) {
+            // EXEC would announce more results than there are.
+            return Queued::Never("ERR nearhit: CLIENT REPLY cannot be part of a transaction");
+        }
+        if has(1, b"TRACKING") {
+            if self.redirect(args).is_some() {
+                return Queued::Never("ERR nearhit: REDIRECT cannot be part of a transaction");
+            }
+            return Queued::AsItIs((!has(2, b"OFF")).then_some(Effect::Spend));
+        }
+        if has(1, b"UNBLOCK")
+            && let Some(translated) = self.unblock_translated(args)
+        {
+            return Queued::Instead(translated.into(), None);
+        }
+        let Some(own) = Own::of(args, knows_7_2) else { return Queued::AsItIs(None) };
+        let effect = Some(Effect::Client(request.into()));
+        if own == Own::Kill {
+            // A connection that nobody has; but which users there are only the server knows.
+            let nobody = i64::MAX.to_string();
+            let mut words = vec![&args[0], &args[1], b"ID", nobody.as_bytes()];
+            let user = (2..args.len()).step_by(2).find(|at| names_user(args) && has(*at, b"USER"));
+            words.extend(user.into_iter().flat_map(|at| [&args[at], &args[at + 1]]));
+            let mut harmless = Vec::new();
+            encode_request(words, &mut harmless);
+            return Queued::Instead(harmless.into(), effect);
+        }
+        if matches!(own, Own::SetName | Own::SetInfo | Own::NoEvict) {
+            inner.soil_exclusive();
+        }
+        Queued::AsItIs(effect)
+    }
+
+    fn set_name(&self, name: &[u8]) -> Value {
         if !is_name(name) {
-            return inner.refuse(NAME_ERROR);
+            return Value::error(NAME_ERROR);
         }
         self.info.details.lock().name = Bytes::copy_from_slice(name);
-        inner.reply(&Value::OK)
+        Value::OK
     }
 
     /// CLIENT SETINFO, as Redis 7.2 has it; older servers do not know it, but libraries ask and go on.
-    fn set_info(&self, inner: &mut Inner, attribute: &[u8], value: &[u8]) -> Next {
+    fn set_info(&self, attribute: &[u8], value: &[u8]) -> Value {
         let shown = String::from_utf8_lossy(attribute).to_ascii_lowercase();
         if !is_name(value) {
-            let text = format!("ERR {shown} cannot contain spaces, newlines or special characters.");
-            return inner.refuse(&text);
+            return Value::error(format!(
+                "ERR {shown} cannot contain spaces, newlines or special characters."
+            ));
         }
         let mut details = self.info.details.lock();
         match shown.as_str() {
             "lib-name" => details.library = Bytes::copy_from_slice(value),
             "lib-ver" => details.library_version = Bytes::copy_from_slice(value),
             _ => {
-                drop(details);
-                let text = format!("ERR Unrecognized option '{}'", String::from_utf8_lossy(attribute));
-                return inner.refuse(&text);
+                let attribute = String::from_utf8_lossy(attribute);
+                return Value::error(format!("ERR Unrecognized option '{attribute}'"));
             }
         }
-        drop(details);
-        inner.reply(&Value::OK)
+        Value::OK
     }
 
     fn reply_mode(inner: &mut Inner, mode: &[u8]) -> Next {
@@ -236,28 +338,25 @@ impl Session {
         Next::Done
     }
 
-    fn list(&self, inner: &mut Inner, args: Args<'_>, request_bytes: usize) -> Next {
+    fn list(&self, args: Args<'_>, request_bytes: usize) -> Value {
         let now = clock::now();
-        let ids: Vec<ClientId> = args.iter().skip(3).filter_map(number).map(ClientId).collect();
-        let wanted = |info: &ClientInfo| match args.get(2) {
-            None => true,
-            Some(filter) if filter.eq_ignore_ascii_case(b"ID") => ids.contains(&info.id),
-            Some(filter) if filter.eq_ignore_ascii_case(b"TYPE") => {
-                args.get(3).is_some_and(|kind| info.is_of_type(kind))
+        let registry = &self.worker.shared.registry;
+        let filter = args.get(2).map(<[u8]>::to_ascii_uppercase);
+        let clients: Vec<Arc<ClientInfo>> = match (filter.as_deref(), args.len()) {
+            (None, _) => registry.all(),
+            (Some(b"TYPE"), 4) if !is_type(&args[3]) => return Value::error(unknown_type(&args[3])),
+            (Some(b"TYPE"), 4) => {
+                registry.all().into_iter().filter(|info| info.is_of_type(&args[3])).collect()
             }
-            Some(_) => false,
+            (Some(b"ID"), 4..) => {
+                // As Redis: in the order, and as often, as they are named.
+                let ids: Option<Vec<i64>> = args.iter().skip(3).map(integer).collect();
+                let Some(ids) = ids else { return Value::error("ERR Invalid client ID") };
+                let known = ids.into_iter().filter_map(|id| registry.get(ClientId(u64::try_from(id).ok()?)));
+                known.collect()
+            }
+            _ => return Value::error("ERR syntax error"),
         };
-        let known = args.get(2).is_none_or(|filter| {
-            (filter.eq_ignore_ascii_case(b"ID") || filter.eq_ignore_ascii_case(b"TYPE")) && args.len() > 3
-        });
-        if !known {
-            return inner.refuse("ERR syntax error");
-        }
-        if let (Some(b"TYPE" | b"type"), Some(kind)) = (args.get(2), args.get(3))
-            && !is_type(kind)
-        {
-            return inner.refuse(&unknown_type(kind));
-        }
         let table = Arc::clone(&self.worker.table.borrow());
         let last = |info: &ClientInfo| {
             let id = CommandId(info.command.load(Ordering::Relaxed));
@@ -269,47 +368,36 @@ impl Session {
                 &*table[id].name
             }
         };
-        let lines: String = self
-            .worker
-            .shared
-            .registry
-            .all()
+        let lines: String = clients
             .iter()
-            .filter(|info| wanted(info))
             .map(|info| {
                 let query_bytes = if info.id == self.info.id { request_bytes } else { 0 };
                 info.line(now, last(info), query_bytes) + "\n"
             })
             .collect();
-        inner.reply(&Value::Verbatim(lines.into()))
+        Value::Verbatim(lines.into())
     }
 
     /// `CLIENT KILL addr`, and the filter form.
-    fn kill_clients(&self, inner: &mut Inner, args: Args<'_>) -> Next {
+    fn kill_clients(&self, args: Args<'_>) -> Value {
         let all = self.worker.shared.registry.all();
         if args.len() == 3 {
             let found = all.iter().find(|info| is_address(info.peer, &args[2]));
             if !found.is_some_and(|info| self.kill_client(info)) {
-                return inner.refuse("ERR No such client");
+                return Value::error("ERR No such client");
             }
-            return inner.reply(&Value::OK);
-        }
-        if args.iter().skip(2).step_by(2).any(|option| option.eq_ignore_ascii_case(b"USER"))
-            && args.len().is_multiple_of(2)
-            && let Some(next) = Self::judge_kill(inner, args)
-        {
-            return next;
+            return Value::OK;
         }
         let mut doomed: Vec<&Arc<ClientInfo>> = all.iter().collect();
         let mut skip_me = true;
         for index in (2..args.len()).step_by(2) {
             let (option, Some(value)) = (&args[index], args.get(index + 1)) else {
-                return inner.refuse("ERR syntax error");
+                return Value::error("ERR syntax error");
             };
             match option.to_ascii_uppercase().as_slice() {
                 b"ID" => match number(value).filter(|id| *id > 0) {
                     Some(id) => doomed.retain(|info| info.id.0 == id),
-                    None => return inner.refuse("ERR client-id should be greater than 0"),
+                    None => return Value::error("ERR client-id should be greater than 0"),
                 },
                 b"ADDR" => doomed.retain(|info| is_address(info.peer, value)),
                 b"LADDR" => doomed.retain(|info| is_address(info.local, value)),
@@ -317,16 +405,15 @@ impl Session {
                     doomed.retain(|info| info.details.lock().user.as_deref().unwrap_or(b"default") == value);
                 }
                 b"TYPE" if is_type(value) => doomed.retain(|info| info.is_of_type(value)),
-                b"TYPE" => return inner.refuse(&unknown_type(value)),
+                b"TYPE" => return Value::error(unknown_type(value)),
                 b"SKIPME" if value.eq_ignore_ascii_case(b"yes") => {}
                 b"SKIPME" if value.eq_ignore_ascii_case(b"no") => skip_me = false,
-                _ => return inner.refuse("ERR syntax error"),
+                _ => return Value::error("ERR syntax error"),
             }
         }
         doomed.retain(|info| !skip_me || info.id != self.info.id);
         doomed.retain(|info| self.kill_client(info));
-        let count = i64::try_from(doomed.len()).unwrap_or(i64::MAX);
-        inner.reply(&Value::Integer(count))
+        Value::Integer(i64::try_from(doomed.len()).unwrap_or(i64::MAX))
     }
 
     /// Which users there are only the server knows. It is asked to kill a connection that nobody has, and says what is
@@ -358,6 +445,16 @@ impl Session {
         self.worker.post(info.worker, Mail::Kill(info.id));
         true
     }
+}
+
+fn is(args: Args<'_>, name: &str, count: usize) -> bool {
+    args.len() == count && args[1].eq_ignore_ascii_case(name.as_bytes())
+}
+
+/// Whether a CLIENT KILL picks clients by their user.
+fn names_user(args: Args<'_>) -> bool {
+    args.len().is_multiple_of(2)
+        && args.iter().skip(2).step_by(2).any(|option| option.eq_ignore_ascii_case(b"USER"))
 }
 
 /// Whether a version such as "7.0.15" is at least this major and minor one.

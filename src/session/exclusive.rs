@@ -480,9 +480,7 @@ impl Session {
 
     /// The exclusive connection may not be in the state that the next client would expect.
     pub(super) fn soiled(&self) {
-        if let Some(exclusive) = self.inner.borrow_mut().exclusive.as_mut() {
-            exclusive.is_soiled = true;
-        }
+        self.inner.borrow_mut().soil_exclusive();
     }
 
     /// The exclusive connection is in a state that only its end undoes.
@@ -528,6 +526,13 @@ impl Session {
 }
 
 impl Inner {
+    /// The exclusive connection is of no use to the next client.
+    pub(super) fn soil_exclusive(&mut self) {
+        if let Some(exclusive) = self.exclusive.as_mut() {
+            exclusive.is_soiled = true;
+        }
+    }
+
     /// The exclusive connection is of no use to anybody else any more.
     pub(super) fn spend_exclusive(&mut self) {
         if let Some(exclusive) = self.exclusive.as_mut() {

@@ -75,7 +75,8 @@ pub(super) struct Inner {
     /// SUBSCRIBEs and UNSUBSCRIBEs in flight, and EXECs that hold some.
     pub(super) subscribing: usize,
     pub(super) is_monitoring: bool,
-    /// A HELLO or AUTH is in flight on the exclusive connection: how to read what follows depends on its answer.
+    /// A HELLO or AUTH is in flight on the exclusive connection, or an EXEC with one, or with what of CLIENT is answered
+    /// here: how to take what follows depends on the answer.
     pub(super) is_agreeing: bool,
     /// The client's own tracking sends invalidations to another client.
     pub(super) redirect: Option<Redirect>,

@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use super::{
     Ending, Inner, Next, Session,
     exclusive::{Transition, Verdict},
+    send::NoLane,
     state::{ReplyMode, Subscriptions},
     ticket::Work,
 };
@@ -35,10 +36,14 @@ struct Hello {
 }
 
 /// What an accepted HELLO or AUTH on an exclusive connection changes.
+#[derive(Debug, Default)]
 pub(super) struct Agreement {
     hello: Hello,
     is_hello: bool,
 }
+
+/// What `auth.mode = "none"` cannot do on a connection that the client cannot leave.
+pub(super) const AUTH_WAITS: &str = "ERR nearhit: AUTH has to wait for EXEC, UNWATCH or the last UNSUBSCRIBE";
 
 impl Session {
     /// Dispatches a command of the session's own.
@@ -50,6 +55,11 @@ impl Session {
         args: Args<'_>,
         request: Raw<'_>,
     ) -> Next {
+        let wants_lane = matches!(local, Local::Ping | Local::Echo | Local::Client);
+        if wants_lane && inner.greeting().is_none() && matches!(self.lane(inner), Err(NoLane::Wait)) {
+            // What the user may do is found out when a connection is made.
+            return Next::Hold;
+        }
         let is_open = matches!(local, Local::Hello | Local::Auth | Local::Quit | Local::Reset);
         let may_ping = inner.greeting().is_none_or(|greeting| greeting.may_ping);
         let expects_pong = may_ping && self.worker.shared.coherence.expects_pong(batch.now);
@@ -214,27 +224,24 @@ impl Session {
         args: Args<'_>,
         request: Raw<'_>,
     ) -> Next {
-        let parsed = match (local, args.len()) {
-            (Local::Hello, _) => parse_hello(args),
-            (_, 2) => Ok(Hello { credentials: Some(credentials(b"default", &args[1])), ..Hello::default() }),
-            (_, 3) => Ok(Hello { credentials: Some(credentials(&args[1], &args[2])), ..Hello::default() }),
-            // The server refuses it.
-            _ => return self.forward_plain(inner, batch, request),
+        // What cannot be read, the server refuses.
+        let Some(agreement) = Agreement::asked(local, args) else {
+            return self.forward_plain(inner, batch, request);
         };
-        let hello = match parsed {
-            Ok(hello) => hello,
-            Err(text) => return inner.refuse(&text),
-        };
-        if hello.credentials.is_some() && self.worker.shared.config.auth.mode == AuthMode::None {
-            return inner.refuse("ERR nearhit: AUTH has to wait for EXEC, UNWATCH or the last UNSUBSCRIBE");
+        if self.must_not_agree(&agreement) {
+            return inner.refuse(AUTH_WAITS);
         }
         if !inner.is_drained() {
             return Next::Hold;
         }
         inner.spend_exclusive();
         inner.is_agreeing = true;
-        let agreement = Agreement { hello, is_hello: local == Local::Hello };
         self.forward(inner, batch, request, Work::Agree(Box::new(agreement)))
+    }
+
+    /// Whether the upstream must not hear of it: with `auth.mode = "none"` clients are not known to it.
+    pub(super) fn must_not_agree(&self, agreement: &Agreement) -> bool {
+        agreement.hello.credentials.is_some() && self.worker.shared.config.auth.mode == AuthMode::None
     }
 
     /// The server has answered; returns what the client is to read.
@@ -359,12 +366,29 @@ impl Session {
     }
 }
 
+impl Agreement {
+    /// What a HELLO or AUTH asks for, if that can be read.
+    pub(super) fn asked(local: Local, args: Args<'_>) -> Option<Self> {
+        let of = |user: &[u8], password: &[u8]| Hello {
+            credentials: Some(credentials(user, password)),
+            ..Hello::default()
+        };
+        let hello = match (local, args.len()) {
+            (Local::Hello, _) => parse_hello(args).ok()?,
+            (_, 2) => of(b"default", &args[1]),
+            (_, 3) => of(&args[1], &args[2]),
+            _ => return None,
+        };
+        Some(Self { hello, is_hello: local == Local::Hello })
+    }
+}
+
 fn credentials(user: &[u8], password: &[u8]) -> Credentials {
     Credentials { user: Bytes::copy_from_slice(user), password: Bytes::copy_from_slice(password) }
 }
 
 /// A number as Redis reads one: no plus sign, no leading zero.
-fn integer(text: &[u8]) -> Option<i64> {
+pub(super) fn integer(text: &[u8]) -> Option<i64> {
     let number: i64 = std::str::from_utf8(text).ok()?.parse().ok()?;
     (number.to_string().as_bytes() == text).then_some(number)
 }

@@ -473,7 +473,7 @@ impl Session {
     /// What would turn a connection into a replica's is refused; what Redis takes for an attack by way of a browser
     /// ends the client's connection, as it does there.
     fn refuse_class(inner: &mut Inner, command: &Command) -> Next {
-        if matches!(&*command.name, "post" | "host:") {
+        if ends_connection(command) {
             return Next::End;
         }
         let text = format!(
@@ -523,6 +523,11 @@ impl Session {
             Ending::No => false,
         }
     }
+}
+
+/// Whether Redis hangs up on who sends it.
+fn ends_connection(command: &Command) -> bool {
+    matches!(&*command.name, "post" | "host:")
 }
 
 /// What a client is told of a command that the operator does not allow.

@@ -15,7 +15,7 @@ use crate::{
     clock::Nanos,
     coherence::Batch,
     command::SubscribeKind,
-    resp::{Args, FrameKind, Protocol, Raw, reply},
+    resp::{Args, FrameKind, Protocol, Raw},
 };
 
 impl Session {
@@ -97,15 +97,6 @@ impl Session {
         let mut inner = self.inner.borrow_mut();
         inner.subscriptions.confirm(kind, frame);
         self.info.details.lock().subscriptions = inner.subscriptions.counts();
-    }
-
-    /// A transaction may have held SUBSCRIBEs, whose confirmations are among EXEC's results.
-    pub(super) fn executed(&self, exec_reply: &[u8]) {
-        for result in reply::elements(exec_reply).into_iter().flatten() {
-            if let PubSubFrame::Confirmation(kind) = pub_sub_frame(result) {
-                self.confirmed(kind, result);
-            }
-        }
     }
 
     /// MONITOR has begun: what follows its answer is not asked for line by line.

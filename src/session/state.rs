@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{output::Seq, pause::PauseChange};
+use super::{local::Agreement, output::Seq, pause::PauseChange};
 use crate::{coherence::WriteKind, command::SubscribeKind, ids::Database, resp::reply};
 
 /// CLIENT REPLY.
@@ -17,6 +17,21 @@ pub(super) enum ReplyMode {
     SkipNext,
 }
 
+/// What a queued command does to the session when it is executed and not refused.
+#[derive(Debug)]
+pub(super) enum Effect {
+    /// SELECT.
+    Select(Database),
+    /// HELLO or AUTH.
+    Agree(Agreement),
+    /// This request of CLIENT, which is about the session rather than the server's connection.
+    Client(Box<[u8]>),
+    /// What leaves the connection in a state that only its end undoes.
+    Spend,
+    /// A (P|S)(UN)SUBSCRIBE that names so many channels.
+    Subscribe(SubscribeKind, usize),
+}
+
 /// A transaction from MULTI to EXEC: what it will do to the cache once it runs.
 #[derive(Debug)]
 pub(super) struct Transaction {
@@ -26,10 +41,8 @@ pub(super) struct Transaction {
     pub(super) writes: HashSet<Box<[u8]>>,
     /// The union of the keys they read.
     pub(super) reads: HashSet<Box<[u8]>>,
-    /// Queued SELECTs: their place in EXEC's reply and the database.
-    pub(super) selects: Vec<(usize, Database)>,
-    /// Whether a (P|S)(UN)SUBSCRIBE is among them.
-    pub(super) subscribes: bool,
+    /// What they do to the session, in the order of their places in the queue.
+    pub(super) effects: Vec<(usize, Effect)>,
     /// What the last queued CLIENT PAUSE or UNPAUSE changes.
     pub(super) pause: Option<PauseChange>,
     /// Whether a command is among them that nobody has heard of, and that may change the connection.
@@ -47,8 +60,7 @@ impl Transaction {
             kind: WriteKind::Declared,
             writes: HashSet::new(),
             reads: HashSet::new(),
-            selects: Vec::new(),
-            subscribes: false,
+            effects: Vec::new(),
             pause: None,
             is_uncertain: false,
             queued: 0,
@@ -56,18 +68,63 @@ impl Transaction {
         }
     }
 
-    /// The database the connection is in after EXEC: that of the last SELECT that was not refused. `None`: as
-    /// before, as when EXEC ran nothing.
-    pub(super) fn database_after(&self, exec_reply: &[u8]) -> Option<Database> {
-        if self.selects.is_empty() {
-            return None;
-        }
-        let results: Vec<&[u8]> = reply::elements(exec_reply)?.collect();
-        // A command that was refused at queue time makes EXEC fail, so places and results agree.
-        let done =
-            |(place, _): &&(usize, Database)| results.get(*place).is_some_and(|raw| !reply::is_error(raw));
-        self.selects.iter().rev().find(done).map(|(_, database)| *database)
+    /// Whether a (P|S)(UN)SUBSCRIBE is among them.
+    pub(super) fn subscribes(&self) -> bool {
+        self.effects.iter().any(|(_, effect)| matches!(effect, Effect::Subscribe(..)))
     }
+
+    /// Whether what follows EXEC is to be read, or answered, in the light of its results.
+    pub(super) fn agrees(&self) -> bool {
+        self.effects.iter().any(|(_, effect)| matches!(effect, Effect::Agree(_) | Effect::Client(_)))
+    }
+
+    /// The frames of EXEC's reply behind its first line, each with the place in the queue of what it answers, and
+    /// those that answer nothing (messages) without. `None` while some are missing: a SUBSCRIBE is answered by a frame
+    /// for each channel, of which EXEC's first line counts one. `subscriptions` are those from before.
+    pub(super) fn results<'r>(
+        &self,
+        subscriptions: &Subscriptions,
+        exec_reply: &'r [u8],
+    ) -> Option<Vec<(Option<usize>, &'r [u8])>> {
+        let mut results = Vec::new();
+        let Some(elements) = reply::elements(exec_reply) else { return Some(results) };
+        let mut subscriptions = subscriptions.clone();
+        let queued = elements.count();
+        let (mut place, mut confirmed) = (0, 0);
+        for frame in reply::frames(&exec_reply[first_line(exec_reply)..]) {
+            let what = pub_sub_frame(frame);
+            let is_push = frame.first() == Some(&b'>');
+            let is_news = what == PubSubFrame::Message && !subscriptions.is_empty();
+            if is_news || (is_push && !matches!(what, PubSubFrame::Confirmation(_))) {
+                results.push((None, frame));
+                continue;
+            }
+            results.push((Some(place), frame));
+            if let Some((kind, named)) = self.subscribe_at(place)
+                && !reply::is_error(frame)
+            {
+                if confirmed == 0 {
+                    confirmed = subscriptions.confirmations(kind, named);
+                }
+                subscriptions.confirm(kind, frame);
+                confirmed -= 1;
+            }
+            place += usize::from(confirmed == 0);
+        }
+        (place >= queued).then_some(results)
+    }
+
+    fn subscribe_at(&self, place: usize) -> Option<(SubscribeKind, usize)> {
+        self.effects.iter().find_map(|(at, effect)| match effect {
+            Effect::Subscribe(kind, named) if *at == place => Some((*kind, *named)),
+            _ => None,
+        })
+    }
+}
+
+/// Where a frame's first line ends.
+pub(super) fn first_line(frame: &[u8]) -> usize {
+    memchr::memchr(b'\n', frame).map_or(frame.len(), |end| end + 1)
 }
 
 /// Whether the client watches keys: from the sending of WATCH, unless the server refuses it, to EXEC, DISCARD or UNWATCH.
@@ -104,7 +161,7 @@ impl Watch {
 }
 
 /// What a subscriber listens to, kept in step with the server's confirmations.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Subscriptions {
     channels: HashSet<Vec<u8>>,
     patterns: HashSet<Vec<u8>>,
@@ -185,13 +242,44 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_select_that_worked_decides_the_database() {
+    fn execs_reply_is_told_apart_by_place() {
+        let transaction = Transaction::new();
+        let reply = b"*2\r\n+OK\r\n$1\r\nx\r\n";
+        let results = transaction.results(&Subscriptions::default(), reply);
+        assert_eq!(results, Some(vec![(Some(0), &b"+OK\r\n"[..]), (Some(1), b"$1\r\nx\r\n")]));
+        for nothing in [&b"*-1\r\n"[..], b"_\r\n", b"-EXECABORT x\r\n", b"*0\r\n"] {
+            assert_eq!(transaction.results(&Subscriptions::default(), nothing), Some(Vec::new()));
+        }
+    }
+
+    #[test]
+    fn a_queued_subscribe_is_answered_by_a_frame_a_channel() {
+        let confirmation = |kind: &str, channel: &str, count: usize| {
+            format!(">3\r\n${}\r\n{kind}\r\n${}\r\n{channel}\r\n:{count}\r\n", kind.len(), channel.len())
+        };
         let mut transaction = Transaction::new();
-        transaction.selects = vec![(0, Database(3)), (2, Database(99))];
-        let reply = b"*3\r\n+OK\r\n$1\r\nx\r\n-ERR DB index is out of range\r\n";
-        assert_eq!(transaction.database_after(reply), Some(Database(3)));
-        assert_eq!(transaction.database_after(b"*-1\r\n"), None, "the watch failed, nothing ran");
-        assert_eq!(transaction.database_after(b"-EXECABORT x\r\n"), None);
+        transaction.effects = vec![
+            (0, Effect::Subscribe(SubscribeKind::Subscribe, 2)),
+            (1, Effect::Subscribe(SubscribeKind::Unsubscribe, 0)),
+        ];
+        let message = ">3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nx\r\n".to_owned();
+        let frames = [
+            (Some(0), confirmation("subscribe", "a", 1)),
+            (Some(0), confirmation("subscribe", "b", 2)),
+            (None, message),
+            (Some(1), confirmation("unsubscribe", "a", 1)),
+            (Some(1), confirmation("unsubscribe", "b", 0)),
+            (Some(2), ":1\r\n".to_owned()),
+        ];
+        let mut reply = "*3\r\n".to_owned();
+        for (count, (_, frame)) in frames.iter().enumerate() {
+            reply += frame;
+            let results = transaction.results(&Subscriptions::default(), reply.as_bytes());
+            assert_eq!(results.is_some(), count + 1 == frames.len(), "after {} frames", count + 1);
+        }
+        let results = transaction.results(&Subscriptions::default(), reply.as_bytes()).unwrap();
+        let expected = frames.iter().map(|(place, frame)| (*place, frame.as_bytes()));
+        assert_eq!(results, expected.collect::<Vec<_>>());
     }
 
     #[test]

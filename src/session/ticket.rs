@@ -66,6 +66,8 @@ pub(super) enum Work {
     Exec {
         guard: WriteGuard<Waiter>,
         transaction: Box<Transaction>,
+        /// What has come of the reply, if it takes more frames than one.
+        gathered: Vec<u8>,
     },
     /// A command that waited for somebody else's write: its keys are dropped when it answers.
     Blocking {
@@ -316,7 +318,17 @@ impl Completion for Ticket {
                 let acknowledge = guard.complete(arrived);
                 self.acknowledge(raw, acknowledge);
             }
-            Work::Exec { guard, transaction } => {
+            Work::Exec { guard, transaction, mut gathered } => {
+                let raw = if gathered.is_empty() {
+                    raw
+                } else {
+                    gathered.extend_from_slice(&raw);
+                    Raw::Shared(gathered.into())
+                };
+                if !self.session.has_whole_exec(&transaction, &raw) {
+                    self.work = Work::Exec { guard, transaction, gathered: raw.to_vec() };
+                    return Progress::More;
+                }
                 self.observe(&transaction.reads, arrived);
                 let acknowledge = guard.complete(arrived);
                 if let Some(change) =
@@ -324,16 +336,10 @@ impl Completion for Ticket {
                 {
                     self.session.worker.shared.pause.change(change, arrived);
                 }
-                if transaction.subscribes {
-                    self.session.executed(&raw);
-                    self.session.subscribe_ended();
-                }
                 if transaction.is_uncertain && !reply::is_error(&raw) {
                     self.session.spent();
                 }
-                if let Some(database) = transaction.database_after(&raw) {
-                    self.session.changed(|profile| profile.database = database);
-                }
+                let raw = self.session.executed(*transaction, raw);
                 self.acknowledge(raw, acknowledge);
             }
             Work::Blocking { writes, reads, mark } => {
@@ -413,8 +419,8 @@ impl Completion for Ticket {
                 session.subscribe_ended();
                 None
             }
-            Work::Exec { transaction, .. } if transaction.subscribes => {
-                session.subscribe_ended();
+            Work::Exec { transaction, .. } => {
+                session.exec_ended(&transaction);
                 None
             }
             Work::Read(read) => Some(read.request),
@@ -536,7 +542,8 @@ impl Session {
         if waiters.is_empty() {
             return;
         }
-        let outcome = if reply::is_nil(&raw) { Outcome::Nil } else { Outcome::Reply(raw.into_bytes()) };
+        let is_nil = reply::is_translatable_nil(&raw);
+        let outcome = if is_nil { Outcome::Nil } else { Outcome::Reply(raw.into_bytes()) };
         for waiter in waiters {
             self.worker.answer(waiter, outcome.clone());
         }

@@ -5,11 +5,17 @@
 
 use std::{rc::Rc, sync::atomic::Ordering};
 
+use bytes::Bytes;
+
 use super::{
-    Ending, Inner, Next, Session, denial,
+    Ending, Inner, Next, Session,
+    client::Queued,
+    denial, ends_connection,
     exclusive::{Purpose, database},
+    local::{AUTH_WAITS, Agreement},
     output::Seq,
     pause::PauseChange,
+    state::{Effect, Transaction, first_line},
     ticket::Work,
     write::keys,
 };
@@ -17,8 +23,11 @@ use crate::{
     coherence::{Batch, WriteKind},
     command::{Class, Command, Local},
     mutation::Mutation,
-    resp::{Args, Protocol, Raw, Value, encode_request},
+    resp::{Args, Protocol, Raw, Value, encode_request, reply},
 };
+
+/// What Redis says of a command that cannot be part of a transaction.
+const NOT_ALLOWED: &str = "ERR Command not allowed inside a transaction";
 
 impl Session {
     /// Between MULTI and EXEC everything is forwarded and queued by the server; here the keys are collected.
@@ -32,10 +41,10 @@ impl Session {
         request: Raw<'_>,
     ) -> Next {
         if self.is_denied(command) {
-            let mut text = Vec::new();
-            Value::error(denial(command)).encode(Protocol::Resp2, &mut text);
-            return self.spoil(inner, batch, &args[0], Work::Denied(text));
+            return self.spoil(inner, batch, &args[0], &denial(command));
         }
+        let mut request = request;
+        let mut effect = None;
         match class {
             Class::Session(local @ (Local::Quit | Local::Reset)) => {
                 return self.local(inner, local, batch, args, request);
@@ -48,14 +57,25 @@ impl Session {
             }
             // Refused at once by the server, and not queued; DISCARD for its arguments, which does not end the transaction.
             Class::Multi | Class::Watch | Class::Discard => return self.forward_plain(inner, batch, request),
-            // These would change the connection under us.
-            Class::Session(Local::Hello | Local::Auth)
-            | Class::Monitor
-            | Class::ScriptDebug
-            | Class::Refused => return self.spoil(inner, batch, &args[0], Work::Plain),
-            Class::Session(Local::Client) if changes_connection(args.get(1)) => {
-                return self.spoil(inner, batch, &args[0], Work::Plain);
+            Class::Refused if ends_connection(command) => return Self::refuse_class(inner, command),
+            Class::Refused => return self.spoil(inner, batch, &args[0], NOT_ALLOWED),
+            Class::Session(local @ (Local::Hello | Local::Auth)) => {
+                let agreement = Agreement::asked(local, args);
+                if agreement.as_ref().is_some_and(|agreement| self.must_not_agree(agreement)) {
+                    return self.spoil(inner, batch, &args[0], AUTH_WAITS);
+                }
+                effect = agreement.map(Effect::Agree);
+                inner.soil_exclusive();
             }
+            Class::Session(Local::Select) => effect = args.get(1).and_then(database).map(Effect::Select),
+            Class::Session(Local::Client) => match self.queue_client(inner, args, &request) {
+                Queued::AsItIs(of_client) => effect = of_client,
+                Queued::Instead(other, of_client) => (request, effect) = (Raw::Shared(other), of_client),
+                Queued::Never(text) => return self.spoil(inner, batch, &args[0], text),
+            },
+            // The server refuses both at EXEC, as far as we know.
+            Class::Monitor | Class::ScriptDebug => effect = Some(Effect::Spend),
+            Class::Subscribe(kind) => effect = Some(Effect::Subscribe(kind, args.len().saturating_sub(1))),
             _ => {}
         }
         let kind = self.write_kind(class);
@@ -65,12 +85,7 @@ impl Session {
         if class == Class::ReadUndeclared {
             transaction.kind = transaction.kind.max(WriteKind::Undeclared);
         }
-        if class == Class::Session(Local::Select)
-            && let Some(database) = args.get(1).and_then(database)
-        {
-            transaction.selects.push((transaction.queued, database));
-        }
-        transaction.subscribes |= matches!(class, Class::Subscribe(_));
+        transaction.effects.extend(effect.map(|effect| (transaction.queued, effect)));
         if class == Class::Session(Local::Client) {
             transaction.pause = PauseChange::asked(args).or(transaction.pause);
         }
@@ -119,23 +134,86 @@ impl Session {
     pub(super) fn exec(self: &Rc<Self>, inner: &mut Inner, batch: &Batch, request: Raw<'_>) -> Next {
         let Some(transaction) = inner.transaction.take() else { return Next::Hold };
         inner.watch.clear();
-        if let (true, Some(exclusive)) = (transaction.subscribes, inner.exclusive.as_mut()) {
+        if let (true, Some(exclusive)) = (transaction.subscribes(), inner.exclusive.as_mut()) {
             exclusive.purpose = Purpose::Waiting;
         }
         let missed = usize::from(Mutation::ExecMissesKey.is_on());
         let writes = transaction.writes.iter().skip(missed).map(|key| &**key);
         let guard = self.worker.shared.coherence.begin_write(transaction.kind, writes);
         self.worker.counters.writes.add(1);
-        inner.subscribing += usize::from(transaction.subscribes);
-        self.forward(inner, batch, request, Work::Exec { guard, transaction })
+        inner.subscribing += usize::from(transaction.subscribes());
+        inner.is_agreeing |= transaction.agrees();
+        self.forward(inner, batch, request, Work::Exec { guard, transaction, gathered: Vec::new() })
     }
 
-    /// Has the server refuse a command, and thereby the transaction: one that it cannot know is sent instead, and
-    /// the error names it.
-    fn spoil(self: &Rc<Self>, inner: &mut Inner, batch: &Batch, name: &[u8], work: Work) -> Next {
+    /// Has the server refuse a command, and thereby the transaction: one that it cannot know is sent instead. The
+    /// client is told `text`.
+    fn spoil(self: &Rc<Self>, inner: &mut Inner, batch: &Batch, name: &[u8], text: &str) -> Next {
         let mut request = Vec::new();
         encode_request([&b"nearhit:not-in-a-transaction"[..], name], &mut request);
-        self.forward(inner, batch, Raw::Borrowed(&request), work)
+        let mut error = Vec::new();
+        Value::error(text).encode(Protocol::Resp2, &mut error);
+        self.forward(inner, batch, Raw::Borrowed(&request), Work::Denied(error))
+    }
+
+    /// Whether this is all of EXEC's reply. Only subscriptions make it more than the array that it begins with.
+    pub(super) fn has_whole_exec(&self, transaction: &Transaction, raw: &[u8]) -> bool {
+        let inner = self.inner.borrow();
+        (inner.subscriptions.is_empty() && !transaction.subscribes())
+            || transaction.results(&inner.subscriptions, raw).is_some()
+    }
+
+    /// EXEC was answered, by this reply: what the queue does to the session is done. Returns what the client is to read,
+    /// which holds nearhit's own numbers and names in the place of its connection's.
+    pub(super) fn executed<'r>(&self, mut transaction: Transaction, raw: Raw<'r>) -> Raw<'r> {
+        self.exec_ended(&transaction);
+        if transaction.effects.is_empty() {
+            return raw;
+        }
+        let results = transaction.results(&self.inner.borrow().subscriptions, &raw).unwrap_or_default();
+        let mut told: Vec<Bytes> = Vec::with_capacity(results.len());
+        let mut effects = std::mem::take(&mut transaction.effects).into_iter().peekable();
+        let mut effect = None;
+        for (at, (place, frame)) in results.iter().enumerate() {
+            let frame = Bytes::copy_from_slice(frame);
+            let is_first = at == 0 || results[at - 1].0 != *place;
+            if place.is_some() && is_first {
+                effect = effects.next_if(|(queued, _)| Some(*queued) == *place).map(|(_, effect)| effect);
+            }
+            told.push(match (place, &mut effect) {
+                (Some(_), Some(effect)) => self.take_effect(effect, frame),
+                _ => frame,
+            });
+        }
+        let begin = first_line(&raw);
+        Raw::Shared([&raw[..begin], &told.concat()].concat().into())
+    }
+
+    /// A queued command was executed; returns its result as the client is to read it.
+    fn take_effect(&self, effect: &mut Effect, result: Bytes) -> Bytes {
+        let is_done = !reply::is_error(&result);
+        match effect {
+            Effect::Agree(agreement) => return self.agreed(std::mem::take(agreement), result),
+            Effect::Client(request) if is_done => return self.own_client(request).unwrap_or(result),
+            Effect::Subscribe(kind, _) if is_done => self.confirmed(*kind, &result),
+            Effect::Select(database) if is_done => {
+                let database = *database;
+                self.changed(|profile| profile.database = database);
+            }
+            Effect::Spend if is_done => self.spent(),
+            _ => {}
+        }
+        result
+    }
+
+    /// EXEC is in flight no longer.
+    pub(super) fn exec_ended(&self, transaction: &Transaction) {
+        if transaction.subscribes() {
+            self.subscribe_ended();
+        }
+        if transaction.agrees() {
+            self.not_agreed();
+        }
     }
 
     /// WATCH was answered.
@@ -170,13 +248,4 @@ impl Session {
             exclusive.discard();
         }
     }
-}
-
-/// Subcommands of CLIENT that change the state of the connection they are sent on.
-fn changes_connection(subcommand: Option<&[u8]>) -> bool {
-    subcommand.is_some_and(|name| {
-        [&b"REPLY"[..], b"TRACKING", b"CACHING", b"SETNAME", b"SETINFO", b"NO-EVICT", b"NO-TOUCH"]
-            .iter()
-            .any(|known| name.eq_ignore_ascii_case(known))
-    })
 }

@@ -140,6 +140,14 @@ impl Client {
         self.take(self.received.len() - self.taken)
     }
 
+    /// Everything for as long as `wants` more, until nothing comes for so long, or until the server closes.
+    pub(crate) fn recv_while(&mut self, patience: Duration, wants: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+        self.set_timeout(patience);
+        while wants(&self.received[self.taken..]) && self.fill().is_ok_and(|length| length > 0) {}
+        self.set_timeout(READ_TIMEOUT);
+        self.take(self.received.len() - self.taken)
+    }
+
     /// Ends the sending half; replies still come.
     pub(crate) fn finish_sending(&mut self) {
         self.try_finish_sending().expect("the connection stands");

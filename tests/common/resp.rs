@@ -66,6 +66,26 @@ pub(crate) fn shown(bytes: &[u8]) -> String {
     format!("{}... ({} bytes)", bytes[..SHOWN_MAX].escape_ascii(), bytes.len())
 }
 
+/// The frame with the members of every aggregate in order of their bytes.
+pub(crate) fn sorted(frame: &[u8]) -> Vec<u8> {
+    let members = children(frame);
+    if members.is_empty() {
+        return frame.to_vec();
+    }
+    let header = frame.len() - members.iter().map(|member| member.len()).sum::<usize>();
+    let mut members: Vec<Vec<u8>> = members.into_iter().map(sorted).collect();
+    members.sort();
+    [&frame[..header], &members.concat()].concat()
+}
+
+/// The frame with each run of digits, lengths included, as one `N`.
+pub(crate) fn without_digits(frame: &[u8]) -> Vec<u8> {
+    let mut masked: Vec<u8> =
+        frame.iter().map(|byte| if byte.is_ascii_digit() { b'N' } else { *byte }).collect();
+    masked.dedup_by(|next, last| *next == b'N' && *last == b'N');
+    masked
+}
+
 /// The number in a frame's first line (0 where it holds none), and where the line ends.
 fn header(bytes: &[u8]) -> Option<(i64, usize)> {
     let end = memchr::memchr(b'\n', bytes)?;
