@@ -21,10 +21,10 @@ use crate::{
     clock::{self, Nanos},
     coherence::{Batch, Missed, Protocols, Reply, Stamp, Token, VariantKey},
     command::{CommandId, MissingReply},
-    ids::{Database, IdentityId, ServerId},
+    ids::{Database, Generation, IdentityId, ServerId},
     mutation::Mutation,
     resp::{Args, Protocol, Raw, encode_request, reply},
-    upstream::lane::Progress,
+    upstream::{identity::StringRead, lane::Progress},
 };
 
 /// An MGET of more keys than this goes upstream whole.
@@ -38,6 +38,7 @@ pub(super) struct Mget {
     /// PTTLs that are still to come, then the MGET itself.
     pttls_left: usize,
     sent_at: Nanos,
+    generation: Generation,
 }
 
 /// One key of an MGET.
@@ -84,7 +85,8 @@ impl Session {
         mget.request = Box::from(&request[..]);
         let missing = mget.parts.iter().filter(|part| matches!(part.source, Source::Upstream { .. })).count();
         let counters = &self.worker.counters;
-        if missing == 0 && mget.is_still_valid(self, batch.now) {
+        let is_allowed = inner.profile.identity.is_allowed(StringRead::Mget, mget.generation);
+        if missing == 0 && is_allowed && mget.is_still_valid(self, batch.now) {
             counters.hits.add(mget.parts.len() as u64);
             counters.upstream_commands_saved.add(1);
             if !inner.mute {
@@ -115,7 +117,11 @@ impl Session {
     fn collect(self: &Rc<Self>, inner: &Inner, batch: &Batch, args: Args<'_>) -> Mget {
         let table = self.worker.table.borrow();
         let get = table.lookup(b"GET", None);
-        let whose = (inner.profile.identity.id, inner.profile.database, get.id);
+        let generation = self.worker.shared.coherence.generation();
+        // Who may not GET is not to find by GET what was read by MGET.
+        let shares = inner.profile.identity.is_allowed(StringRead::Get, generation);
+        let command = if shares { get.id } else { table.lookup(b"MGET", None).id };
+        let whose = (inner.profile.identity.id, inner.profile.database, command);
         let variant = variant(whose);
         let coherence = &self.worker.shared.coherence;
         let part = |index: usize| {
@@ -145,6 +151,7 @@ impl Session {
             variant: whose,
             pttls_left: 0,
             sent_at: batch.now,
+            generation,
         }
     }
 
@@ -285,6 +292,7 @@ impl Ticket {
             self.answer(raw, None);
             return Progress::Done;
         };
+        self.session.identity().allow(StringRead::Mget, mget.generation);
         let Mget { request, parts, variant: mget_variant, sent_at, .. } = &mut *mget;
         let (mget_variant, sent_at) = (*mget_variant, *sent_at);
         for part in parts {
@@ -332,9 +340,9 @@ impl Session {
     }
 }
 
-/// The variant of a GET, which is what each part of an MGET is.
-fn variant((identity, database, get): (IdentityId, Database, CommandId)) -> VariantKey<'static> {
-    VariantKey { identity, database, protocols: Protocols::Both, command: get.0, tail: &[] }
+/// The variant of a GET, which is what each part of an MGET is to who may use both, or of a part.
+fn variant((identity, database, command): (IdentityId, Database, CommandId)) -> VariantKey<'static> {
+    VariantKey { identity, database, protocols: Protocols::Both, command: command.0, tail: &[] }
 }
 
 pub(super) fn owned(reply: Reply<'_>, protocol: Protocol) -> Bytes {

@@ -88,6 +88,7 @@ impl Session {
             token: Some(token),
             pttl: None,
             nature: Nature { missing: command.missing_reply(&args), is_hash: command.reads_hash() },
+            get: (command.name == "get").then(|| coherence.generation()),
         };
         let mut place = inner.place();
         place.reading.push(self.worker.hash(key));
@@ -233,7 +234,8 @@ impl Session {
             keys.push(key.into());
         });
         let undeclared = class == Class::ReadUndeclared;
-        (PlainRead { request: request.into(), keys, variant, undeclared, again: false }, hashes)
+        let mget = (class == Class::Mget).then(|| self.worker.shared.coherence.generation());
+        (PlainRead { request: request.into(), keys, variant, undeclared, mget, again: false }, hashes)
     }
 }
 

@@ -25,9 +25,12 @@ use crate::{
     clock::Nanos,
     coherence::{Acknowledge, FillOutcome, Protocols, Response, Token, VariantKey, WriteGuard},
     command::{CommandId, MissingReply, SubscribeKind},
-    ids::Database,
+    ids::{Database, Generation},
     resp::{Raw, reply},
-    upstream::lane::{Completion, Loss, Progress},
+    upstream::{
+        identity::StringRead,
+        lane::{Completion, Loss, Progress},
+    },
 };
 
 /// A command in flight.
@@ -62,6 +65,8 @@ pub(super) enum Work {
         guard: WriteGuard<Waiter>,
         /// The keys whose values it has read.
         sources: Vec<Box<[u8]>>,
+        /// Whether it is about users: the health check finds out what else it may have changed.
+        is_of_users: bool,
     },
     Exec {
         guard: WriteGuard<Waiter>,
@@ -124,6 +129,8 @@ pub(super) struct PlainRead {
     pub(super) variant: Option<AskedVariant>,
     /// Whether it may have read more than it declares.
     pub(super) undeclared: bool,
+    /// The generation that an MGET was sent in.
+    pub(super) mget: Option<Generation>,
     /// Whether it has been sent before, on a connection that died.
     pub(super) again: bool,
 }
@@ -144,6 +151,8 @@ pub(super) struct Fill {
     pub(super) token: Option<Token<Waiter>>,
     pub(super) pttl: Option<Pttl>,
     pub(super) nature: Nature,
+    /// The generation that a GET was sent in.
+    pub(super) get: Option<Generation>,
 }
 
 /// What the command tells of its reply.
@@ -293,6 +302,9 @@ impl Completion for Ticket {
                 self.answer(raw, None);
             }
             Work::Read(read) => {
+                if let Some(generation) = read.mget.filter(|_| !reply::is_error(&raw)) {
+                    self.session.identity().allow(StringRead::Mget, generation);
+                }
                 match &read.variant {
                     Some(asked) if !reply::is_error(&raw) => {
                         self.observe_variant(&read.keys, asked, &raw, arrived);
@@ -311,7 +323,10 @@ impl Completion for Ticket {
                 self.fill(*fill, raw, arrived);
             }
             Work::Mget(mget) => return self.mget(mget, raw, arrived),
-            Work::Write { guard, sources } => {
+            Work::Write { guard, sources, is_of_users } => {
+                if is_of_users {
+                    self.session.worker.shared.health.suspect("a client has used ACL");
+                }
                 self.observe(&sources, arrived);
                 let acknowledge = guard.complete(arrived);
                 self.acknowledge(raw, acknowledge);
@@ -471,8 +486,11 @@ impl Completion for Ticket {
 
 impl Ticket {
     fn fill(&mut self, fill: Fill, raw: Raw<'_>, arrived: Nanos) {
-        let Fill { request, key, token, pttl, nature } = fill;
+        let Fill { request, key, token, pttl, nature, get } = fill;
         let session = Rc::clone(&self.session);
+        if let Some(generation) = get.filter(|_| !reply::is_error(&raw)) {
+            session.identity().allow(StringRead::Get, generation);
+        }
         let key = &request[key];
         if let Some(token) = token {
             session.settle_flight(key, token, raw.clone(), pttl, nature, arrived);
