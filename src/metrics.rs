@@ -100,6 +100,8 @@ counters! {
     audit_skipped,
     /// Clients cut off because their output passed `server.output_limit`.
     output_limit_disconnections,
+    /// Clients cut off because others waited behind a large reply that they were slow to read.
+    slow_reader_disconnections,
     /// Clients connected now.
     clients,
     /// Clients accepted since the start.

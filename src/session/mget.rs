@@ -85,8 +85,7 @@ impl Session {
         mget.request = Box::from(&request[..]);
         let missing = mget.parts.iter().filter(|part| matches!(part.source, Source::Upstream { .. })).count();
         let counters = &self.worker.counters;
-        let is_allowed = inner.profile.identity.is_allowed(StringRead::Mget, mget.generation);
-        if missing == 0 && is_allowed && mget.is_still_valid(self, batch.now) {
+        if missing == 0 && mget.is_still_valid(self, batch.now) {
             counters.hits.add(mget.parts.len() as u64);
             counters.upstream_commands_saved.add(1);
             if !inner.mute {
@@ -119,15 +118,16 @@ impl Session {
         let get = table.lookup(b"GET", None);
         let generation = self.worker.shared.coherence.generation();
         // Who may not GET is not to find by GET what was read by MGET.
-        let shares = inner.profile.identity.is_allowed(StringRead::Get, generation);
-        let command = if shares { get.id } else { table.lookup(b"MGET", None).id };
+        let is_allowed = |read| inner.profile.identity.is_allowed(read, generation);
+        let command = if is_allowed(StringRead::Get) { get.id } else { table.lookup(b"MGET", None).id };
+        let may_show = is_allowed(StringRead::Mget);
         let whose = (inner.profile.identity.id, inner.profile.database, command);
         let variant = variant(whose);
         let coherence = &self.worker.shared.coherence;
         let part = |index: usize| {
             let mut drawn = None;
-            let source = coherence
-                .hit(&args[index], &variant, batch, |hit| {
+            let look = || {
+                coherence.hit(&args[index], &variant, batch, |hit| {
                     let certified = hit.arrived <= batch.certified() || Mutation::TornMget.is_on();
                     if !certified {
                         coherence.certifier().want(batch.now);
@@ -137,7 +137,8 @@ impl Session {
                         Source::Memory(owned(hit.reply, inner.profile.protocol), hit.stamp)
                     })
                 })
-                .flatten();
+            };
+            let source = may_show.then(look).flatten().flatten();
             if let Some(shown) = drawn {
                 let mut request = Vec::new();
                 encode_request([b"GET", &args[index]], &mut request);

@@ -16,6 +16,7 @@ mod client;
 mod delivery;
 mod exclusive;
 mod inner;
+mod large;
 mod local;
 mod mget;
 mod output;
@@ -162,6 +163,7 @@ impl Session {
             .await;
         }
         self.ending.set(Ending::Now);
+        self.resume();
         let mut inner = self.inner.borrow_mut();
         inner.pin(None);
         inner.output = Output::new();

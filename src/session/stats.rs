@@ -115,6 +115,7 @@ impl Session {
             ("staleness_max_us", staleness.max_us),
             ("staleness_missed", staleness.missed),
             ("output_limit_disconnections", totals.output_limit_disconnections),
+            ("slow_reader_disconnections", totals.slow_reader_disconnections),
             ("connected_clients", totals.clients),
             ("connections_received", totals.connections_received),
             ("connections_rejected", totals.connections_rejected),

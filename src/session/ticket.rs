@@ -30,6 +30,7 @@ use crate::{
     upstream::{
         identity::StringRead,
         lane::{Completion, Loss, Progress},
+        pieces::Piece,
     },
 };
 
@@ -37,9 +38,15 @@ use crate::{
 pub(super) struct Ticket {
     pub(super) session: Rc<Session>,
     /// Whether the client has had its answer: after a timeout the late reply serves the cache alone.
-    answered: bool,
+    pub(super) answered: bool,
     pub(super) place: Place,
     pub(super) work: Work,
+    /// What has to be certified before a reply that has begun may be seen.
+    pub(super) fence: Option<Nanos>,
+    /// A large reply has begun, and done what it does: what remains of the work is to deliver it.
+    pub(super) has_begun: bool,
+    /// It goes to the client in pieces.
+    pub(super) is_passed_on: bool,
 }
 
 /// Where the reply goes, and what the session counts until then.
@@ -180,12 +187,12 @@ impl Place {
 
 impl Ticket {
     pub(super) fn new(session: Rc<Session>, place: Place, work: Work) -> Self {
-        Self { session, answered: false, place, work }
+        Self { session, answered: false, place, work, fence: None, has_begun: false, is_passed_on: false }
     }
 
     /// One whose reply no client waits for: its place is never looked at.
     pub(super) fn unanswerable(session: Rc<Session>, work: Work) -> Self {
-        Self { session, answered: true, place: Place::new(0), work }
+        Self { answered: true, ..Self::new(session, Place::new(0), work) }
     }
 
     /// Delivers, unless the client has been answered already.
@@ -231,7 +238,7 @@ impl Ticket {
         }
     }
 
-    fn observe<'k>(&self, keys: impl IntoIterator<Item = &'k Box<[u8]>>, arrived: Nanos) {
+    pub(super) fn observe<'k>(&self, keys: impl IntoIterator<Item = &'k Box<[u8]>>, arrived: Nanos) {
         for key in keys {
             self.session.worker.shared.coherence.observe(key, arrived);
         }
@@ -266,7 +273,7 @@ impl Completion for Ticket {
             self.note_trouble(&raw);
         }
         match std::mem::replace(&mut self.work, Work::Plain) {
-            Work::Plain | Work::Wait => self.answer(raw, None),
+            Work::Plain | Work::Wait => self.answer(raw, self.fence),
             Work::Select(database) => {
                 if !reply::is_error(&raw) {
                     self.session.changed(|profile| profile.database = database);
@@ -411,7 +418,30 @@ impl Completion for Ticket {
         Progress::Done
     }
 
+    fn passes_on(&mut self, announced: usize, arrived: Nanos) -> bool {
+        self.begin_large(announced, arrived)
+    }
+
+    fn piece(&mut self, bytes: Raw<'_>, piece: Piece) {
+        self.pass_on(bytes, piece);
+    }
+
+    fn is_full(&self, holds_up_others: impl FnOnce() -> bool) -> bool {
+        !self.answered && self.session.is_full(holds_up_others)
+    }
+
+    fn cut_off(&self) {
+        self.session.cut_off();
+    }
+
+    fn is_of_client_of(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.session, &other.session)
+    }
+
     fn lost(mut self, loss: &Loss) {
+        if self.is_passed_on {
+            return self.tear();
+        }
         let work = std::mem::replace(&mut self.work, Work::Plain);
         let session = Rc::clone(&self.session);
         let is_second_loss = matches!(&work, Work::Read(read) if read.again);
@@ -459,6 +489,9 @@ impl Completion for Ticket {
     }
 
     fn timed_out(&mut self) {
+        if self.is_passed_on {
+            return self.tear();
+        }
         if matches!(self.work, Work::Audit(_)) {
             // Dropping the sender tells the auditor.
             self.work = Work::Plain;

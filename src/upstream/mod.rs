@@ -11,4 +11,5 @@ pub mod health;
 pub mod identity;
 pub mod lane;
 pub mod lanes;
+pub mod pieces;
 pub mod pool;

@@ -142,6 +142,7 @@ fn what_one_command_may_read_another_may_not_show() {
     outside.must("SET k value");
     for _ in 0..20 {
         house.heat(&mut one, "GET k");
+        house.proxy.settle();
         is_refused(&one.ask("MGET k"));
         is_refused(&one.ask("MGET k other"));
         house.heat(&mut many, "MGET k");
@@ -252,14 +253,17 @@ fn wrong_passwords_do_not_tire_the_upstream_out() {
     drop(house.client_of("alice", "a"));
     let before = house.redis.calls("auth");
     let mut guessers: Vec<Client> = (0..3 * FAILURES_MAX).map(|_| house.client()).collect();
-    for (number, guesser) in guessers.iter_mut().enumerate() {
-        let password = format!("guess{number}");
-        if number % 2 == 0 {
-            guesser.send(&["AUTH", "alice", &password]);
-        } else {
-            guesser.send(&["HELLO", "3", "AUTH", "alice", &password]);
+    let guess = |guessers: &mut [Client]| {
+        for (number, guesser) in guessers.iter_mut().enumerate() {
+            let password = format!("guess{number}");
+            if number % 2 == 0 {
+                guesser.send(&["AUTH", "alice", &password]);
+            } else {
+                guesser.send(&["HELLO", "3", "AUTH", "alice", &password]);
+            }
         }
-    }
+    };
+    guess(&mut guessers);
     let replies: Vec<Vec<u8>> = guessers.iter_mut().map(Client::recv).collect();
     let wrong = replies.iter().filter(|reply| reply.starts_with(b"-WRONGPASS")).count();
     let throttled =
@@ -270,7 +274,8 @@ fn wrong_passwords_do_not_tire_the_upstream_out() {
     assert_eq!(house.redis.calls("auth") - before, wrong as u64);
     assert_eq!(house.proxy.stat("auth_failures"), wrong as u64);
     assert_eq!(house.proxy.stat("auth_throttled"), throttled as u64);
-    // The same address, the same user, the right password.
+    // The same address, the same user, the right password, and a line of those who wait to try a wrong one.
+    guess(&mut guessers);
     let mut alice = house.client_of("alice", "a");
     alice.must("GET alice:k");
     // Where it is said on a connection of the client's own, the same holds.
@@ -288,7 +293,7 @@ fn right_passwords_are_not_limited() {
     let house = house_with_users();
     for user in ["alice", "bob"] {
         let password = &user[..1];
-        let mut clients: Vec<Client> = (0..10 * FAILURES_MAX).map(|_| house.client()).collect();
+        let mut clients: Vec<Client> = (0..50 * FAILURES_MAX).map(|_| house.client()).collect();
         clients.iter_mut().for_each(|client| client.send(&["AUTH", user, password]));
         for client in &mut clients {
             assert_eq!(shown(&client.recv()), r"+OK\r\n");
