@@ -30,10 +30,9 @@ const LIMIT_BYTES_MIN: usize = 4 * WHOLE_BYTES_MAX;
 impl Ticket {
     /// See `Completion::passes_on`.
     pub(super) fn begin_large(&mut self, announced: usize, arrived: Nanos) -> bool {
-        if !self.has_begun && !self.begin(announced, arrived) {
+        if !self.begin(announced, arrived) {
             return false;
         }
-        self.has_begun = true;
         let certifier = self.session.worker.shared.coherence.certifier();
         self.is_passed_on = self.is_for_nobody()
             || (self.fence.is_none_or(|moment| certifier.is_past(moment))
@@ -46,7 +45,8 @@ impl Ticket {
         self.answered || self.session.ending.get() == Ending::Now
     }
 
-    /// Does what has to be done before the reply may be seen; false if it has to be whole for that.
+    /// Does what has to be done before the reply may be seen, once: what is left of the work is to deliver it. False if it
+    /// has to be whole for that.
     fn begin(&mut self, announced: usize, arrived: Nanos) -> bool {
         let session = Rc::clone(&self.session);
         let shared = &session.worker.shared;

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     clock::Nanos,
-    coherence::{Acknowledge, FillOutcome, Protocols, Response, Token, VariantKey, WriteGuard},
+    coherence::{Acknowledge, Protocols, Token, VariantKey, WriteGuard},
     command::{CommandId, MissingReply, SubscribeKind},
     ids::{Database, Generation},
     resp::{Raw, reply},
@@ -43,8 +43,6 @@ pub(super) struct Ticket {
     pub(super) work: Work,
     /// What has to be certified before a reply that has begun may be seen.
     pub(super) fence: Option<Nanos>,
-    /// A large reply has begun, and done what it does: what remains of the work is to deliver it.
-    pub(super) has_begun: bool,
     /// It goes to the client in pieces.
     pub(super) is_passed_on: bool,
 }
@@ -187,7 +185,7 @@ impl Place {
 
 impl Ticket {
     pub(super) fn new(session: Rc<Session>, place: Place, work: Work) -> Self {
-        Self { session, answered: false, place, work, fence: None, has_begun: false, is_passed_on: false }
+        Self { session, answered: false, place, work, fence: None, is_passed_on: false }
     }
 
     /// One whose reply no client waits for: its place is never looked at.
@@ -531,66 +529,6 @@ impl Ticket {
             session.worker.shared.coherence.observe(key, arrived);
         }
         self.answer(raw, None);
-    }
-}
-
-impl Session {
-    /// Invariants 3 and 7: a token's reply came. It is stored if it may be, and those who joined are answered.
-    pub(super) fn settle_flight(
-        &self,
-        key: &[u8],
-        token: Token<Waiter>,
-        raw: Raw<'_>,
-        pttl: Option<Pttl>,
-        nature: Nature,
-        arrived: Nanos,
-    ) {
-        let coherence = &self.worker.shared.coherence;
-        let is_error = reply::is_error(&raw);
-        if matches!(pttl, Some(Pttl::Forbidden)) && !is_error {
-            // The key may be read, so it is the command that may not be used. Of a key that may not be read, PTTL is
-            // forbidden too, which says nothing about other keys.
-            self.identity().refuse_pttl(coherence.generation());
-        }
-        let Some(Pttl::Milliseconds(pttl)) = pttl.filter(|_| !is_error) else {
-            let waiters = coherence.abandon(key, token);
-            coherence.observe(key, arrived);
-            return self.answer_all(waiters, raw);
-        };
-        let response = Response {
-            is_missing: nature.missing.is(&raw),
-            raw: raw.clone(),
-            pttl,
-            is_hash: nature.is_hash,
-            arrived,
-        };
-        let filled = coherence.fill(key, token, &response);
-        match filled.outcome {
-            FillOutcome::Stored => self.worker.counters.fills.add(1),
-            FillOutcome::Revoked | FillOutcome::Expired | FillOutcome::TooLarge => {
-                self.worker.counters.fills_refused.add(1);
-            }
-        }
-        self.all_ask_again(filled.latecomers);
-        self.answer_all(filled.waiters, raw);
-    }
-
-    /// Tells those who joined a read that came to nothing.
-    pub(super) fn all_ask_again(&self, waiters: Vec<Waiter>) {
-        for waiter in waiters {
-            self.worker.answer(waiter, Outcome::Again);
-        }
-    }
-
-    /// Answers those who joined.
-    fn answer_all(&self, waiters: Vec<Waiter>, raw: Raw<'_>) {
-        if waiters.is_empty() {
-            return;
-        }
-        let outcome = if reply::is_nil(&raw) { Outcome::Nil } else { Outcome::Reply(raw.into_bytes()) };
-        for waiter in waiters {
-            self.worker.answer(waiter, outcome.clone());
-        }
     }
 }
 

@@ -65,6 +65,9 @@ pub enum Pick<C: Completion> {
     Failed(DialError),
 }
 
+/// Is told whose lane has died.
+pub type Lost = Rc<dyn Fn(&Arc<Identity>)>;
+
 struct Slots<C: Completion> {
     lanes: Vec<Rc<Lane<C>>>,
     dialing: Option<Vec<Waker>>,
@@ -80,7 +83,7 @@ pub struct Lanes<C: Completion> {
     policy: Policy,
     counters: Arc<Counters>,
     batch_end: Rc<dyn Fn()>,
-    lost: Rc<dyn Fn(&Arc<Identity>)>,
+    lost: Lost,
     slots: RefCell<HashMap<ProfileKey, Slots<C>>>,
     /// Every lane that is open, those too that take no further client: their commands have deadlines like others.
     open: RefCell<Vec<Weak<Lane<C>>>>,
@@ -95,7 +98,7 @@ impl<C: Completion> Lanes<C> {
         policy: Policy,
         counters: Arc<Counters>,
         batch_end: Rc<dyn Fn()>,
-        lost: Rc<dyn Fn(&Arc<Identity>)>,
+        lost: Lost,
     ) -> Rc<Self> {
         let (slots, open) = (RefCell::default(), RefCell::default());
         Rc::new(Self { dialer, health, questions, policy, counters, batch_end, lost, slots, open })

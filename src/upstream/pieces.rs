@@ -10,7 +10,7 @@ use std::{cell::Cell, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 
-use super::lane::{Completion, Lane, Reader};
+use super::lane::{Completion, InFlight, Lane, Queue, Reader};
 use crate::{clock::Nanos, resp::Raw};
 
 /// A reply that is no longer than this is not passed on before it is whole.
@@ -90,7 +90,7 @@ impl<C: Completion> Lane<C> {
     }
 
     /// Hands on one piece; returns the command if it was the last.
-    fn piece(&self, bytes: Bytes, piece: Piece) -> Option<super::lane::InFlight<C>> {
+    fn piece(&self, bytes: Bytes, piece: Piece) -> Option<InFlight<C>> {
         self.passing.passed.set(self.passing.passed.get() + bytes.len() as u64);
         let mut entry = self.queue.borrow_mut().in_flight.pop_front()?;
         entry.completion.piece(Raw::Shared(bytes), piece);
@@ -111,7 +111,7 @@ impl<C: Completion> Lane<C> {
     fn is_full(&self) -> bool {
         let queue = self.queue.borrow();
         let Some(head) = queue.in_flight.front() else { return false };
-        head.completion.is_full(|| self.holds_up_others_in(&queue))
+        head.completion.is_full(|| queue.holds_up_others())
     }
 
     /// The client has read, or is gone.
@@ -129,7 +129,7 @@ impl<C: Completion> Lane<C> {
             window.set(None);
             return false;
         }
-        if !self.holds_up_others_in(&self.queue.borrow()) {
+        if !self.queue.borrow().holds_up_others() {
             window.set(None);
             return true;
         }
@@ -149,9 +149,12 @@ impl<C: Completion> Lane<C> {
         }
         true
     }
+}
 
-    fn holds_up_others_in(&self, queue: &super::lane::Queue<C>) -> bool {
-        let mut entries = queue.in_flight.iter();
+impl<C: Completion> Queue<C> {
+    /// Whether somebody else than the client of the first command waits behind it.
+    fn holds_up_others(&self) -> bool {
+        let mut entries = self.in_flight.iter();
         let Some(head) = entries.next() else { return false };
         entries.any(|entry| !entry.is_orphan() && !entry.completion.is_of_client_of(&head.completion))
     }
