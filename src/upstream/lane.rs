@@ -171,9 +171,9 @@ pub struct Lane<C: Completion> {
     waiting_since: Cell<Nanos>,
     /// When bytes of an unfinished reply last came in; [`Nanos::NEVER`] between replies.
     progress: Cell<Nanos>,
-    /// When a command that may take its time (BLPOP, WAIT) was last answered: only since then has the server been at
-    /// what was sent behind it.
-    held_up_until: Cell<Nanos>,
+    /// When a command that may take its time (BLPOP, WAIT) was last answered, or the end of a large reply was read: only
+    /// since then has the server been at what was sent behind it.
+    pub(super) held_up_until: Cell<Nanos>,
     driver: RefCell<Option<Waker>>,
     kicked: Cell<bool>,
     congested: RefCell<Vec<Waker>>,

@@ -20,8 +20,8 @@ pub const WHOLE_BYTES_MAX: usize = 1024 * 1024;
 pub(super) const PIECE_BYTES: usize = 256 * 1024;
 
 /// What a client must read in [`RATE_WINDOW`] while others wait behind its reply.
-const RATE_BYTES_MIN: u64 = 1024 * 1024;
-const RATE_WINDOW: Duration = Duration::from_secs(1);
+const RATE_BYTES_MIN: u64 = 3 * 1024 * 1024;
+const RATE_WINDOW: Duration = Duration::from_secs(3);
 
 /// Whether a piece is the last one of its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +84,8 @@ impl<C: Completion> Lane<C> {
     pub(super) fn last_piece(&self, bytes: Bytes, arrived: Nanos) {
         self.passing.is_on.set(false);
         self.passing.window.set(None);
+        // It may have taken its time, which was not the time of what waits behind it.
+        self.held_up_until.set(arrived);
         if let Some(entry) = self.piece(bytes, Piece::Last) {
             self.ended(&entry, arrived);
         }
