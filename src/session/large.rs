@@ -15,10 +15,7 @@ use crate::{
     clock::Nanos,
     coherence::Acknowledge,
     resp::Raw,
-    upstream::{
-        identity::StringRead,
-        pieces::{Piece, WHOLE_BYTES_MAX},
-    },
+    upstream::{identity::StringRead, passing::Piece, pieces::WHOLE_BYTES_MAX},
 };
 
 /// A client with so much of a large reply to read gets no more, unless others wait behind it.

@@ -30,7 +30,7 @@ use crate::{
     upstream::{
         identity::StringRead,
         lane::{Completion, Loss, Progress},
-        pieces::Piece,
+        passing::Piece,
     },
 };
 

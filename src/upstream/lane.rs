@@ -33,7 +33,7 @@ use tokio_util::io::poll_read_buf;
 
 use super::{
     connection::{Connection, Greeting, Profile},
-    pieces::{PIECE_BYTES, Passing, Piece},
+    passing::{PIECE_BYTES, Passing, Piece},
 };
 use crate::{
     clock::{self, Nanos},

@@ -11,5 +11,6 @@ pub mod health;
 pub mod identity;
 pub mod lane;
 pub mod lanes;
+pub mod passing;
 pub mod pieces;
 pub mod pool;

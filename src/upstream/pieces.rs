@@ -6,49 +6,22 @@
 //! ([`Lane::is_stalled`]); for those who do wait behind the reply, the client is given more room, and if that is not
 //! enough and it reads less than [`RATE_BYTES_MIN`] in [`RATE_WINDOW`], it is cut off, and the rest is thrown away.
 
-use std::{cell::Cell, time::Duration};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
-use super::lane::{Completion, InFlight, Lane, Queue, Reader};
+use super::{
+    lane::{Completion, InFlight, Lane, Queue, Reader},
+    passing::{PIECE_BYTES, Passing, Piece},
+};
 use crate::{clock::Nanos, resp::Raw};
 
 /// A reply that is no longer than this is not passed on before it is whole.
 pub const WHOLE_BYTES_MAX: usize = 1024 * 1024;
 
-/// Read so much of a large reply at a time.
-pub(super) const PIECE_BYTES: usize = 256 * 1024;
-
 /// What a client must read in [`RATE_WINDOW`] while others wait behind its reply.
 const RATE_BYTES_MIN: u64 = 3 * 1024 * 1024;
 const RATE_WINDOW: Duration = Duration::from_secs(3);
-
-/// Whether a piece is the last one of its reply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Piece {
-    /// More of the reply is to come.
-    Inner,
-    /// It ends the reply, and with it the command.
-    Last,
-}
-
-/// How far the reply at the head of the queue is, if it is passed on in pieces.
-#[derive(Debug, Default)]
-pub(super) struct Passing {
-    is_on: Cell<bool>,
-    /// Its client has to read before more is read for it.
-    is_paused: Cell<bool>,
-    /// Bytes passed on, of all large replies so far.
-    passed: Cell<u64>,
-    /// The window in which the client's rate is being measured: since when, and what had been passed on by then.
-    window: Cell<Option<(Nanos, u64)>>,
-}
-
-impl Passing {
-    pub(super) fn is_on(&self) -> bool {
-        self.is_on.get()
-    }
-}
 
 impl<C: Completion> Lane<C> {
     /// Passes on what has come of an unfinished reply, if it is large and its client can take it.
