@@ -82,6 +82,12 @@ counters! {
     retried_reads,
     /// Commands that were not answered within `upstream.command_timeout`.
     timeouts,
+    /// Users and passwords that the upstream refused.
+    auth_failures,
+    /// Users and passwords that were refused here, after too many failures from their address.
+    auth_throttled,
+    /// Clients cut off because the upstream has deleted their user.
+    auth_disowned,
     /// Audited hits that the upstream confirmed.
     audit_agreements,
     /// Audited hits that differed from the upstream, and are no longer shown.
@@ -94,6 +100,8 @@ counters! {
     audit_skipped,
     /// Clients cut off because their output passed `server.output_limit`.
     output_limit_disconnections,
+    /// Clients cut off because others waited behind a large reply that they were slow to read.
+    slow_reader_disconnections,
     /// Clients connected now.
     clients,
     /// Clients accepted since the start.

@@ -35,6 +35,7 @@ use crate::{
     ids::WorkerId,
     metrics::Metrics,
     session::{
+        attempts::Attempts,
         pause::Pause,
         registry::Registry,
         worker::{Mail, Shared, Waiter, Worker},
@@ -210,6 +211,7 @@ fn shared(
     let waiting = budget("blocked and subscribed clients", "upstream.max_blocking", upstream.max_blocking);
     Shared {
         coherence: Arc::new(coherence(config, &metrics)),
+        attempts: Attempts::default(),
         identities: Arc::new(Identities::new(credentials(config), client_default)),
         health: Arc::default(),
         transactions: Pool::new(Arc::clone(&dialer), transactions),
@@ -469,6 +471,7 @@ async fn watch_upstream(shared: &Shared, control: &Control, table: Arc<Table>, f
         backoff: (upstream.backoff_min, upstream.backoff_max),
     };
     let mut asked = None;
+    let mut wants_auth = first.as_ref().and_then(|report| report.wants_auth);
     let mut table = table;
     if let Some(report) = first {
         shared.coherence.report(&report);
@@ -476,6 +479,12 @@ async fn watch_upstream(shared: &Shared, control: &Control, table: Arc<Table>, f
     let found = async |report: Report| {
         fit(&report, control)?;
         shared.coherence.report(&report);
+        if report.wants_auth.is_some() && wants_auth != report.wants_auth {
+            if wants_auth.is_some() {
+                tell(shared, || Mail::StrangersApart);
+            }
+            wants_auth = report.wants_auth;
+        }
         if asked != Some(report.server) {
             match control.commands().await {
                 Ok(rows) => {

@@ -166,6 +166,124 @@ fn small_commands_go_on_beside_large_values() {
     house.recovers();
 }
 
+/// Longer than all that the proxy may take for it.
+const HUGE_BYTES: usize = 160 * MIB;
+
+impl House {
+    /// One lane, so that everybody meets on it, and replies that are larger than what may be held.
+    #[track_caller]
+    fn with_huge_values() -> Self {
+        let house = Self::start(|proxy| proxy.set("server.workers", "1").set("upstream.lanes", "1"));
+        let mut outside = house.redis.client();
+        outside.set_timeout(LARGE_TIMEOUT);
+        for mark in 0..HUGE_BYTES / MIB {
+            let offset = (mark * MIB + MIB / 2).to_string();
+            outside.cmd(&["SETRANGE", "huge", &offset, &format!("mark {mark}")]);
+        }
+        outside.cmd(&["SETRANGE", "huge", &(HUGE_BYTES - 3).to_string(), "end"]);
+        house
+    }
+}
+
+/// Others go on meanwhile, the proxy holds little of it, and when it is read at last it is whole.
+#[test]
+fn a_huge_reply_to_a_slow_reader_is_held_in_part() {
+    let mut house = House::with_huge_values();
+    let mut direct = house.redis.client();
+    direct.set_timeout(LARGE_TIMEOUT);
+    for number in 0..HUGE_BYTES / MIB {
+        direct.cmd(&["RPUSH", "list", &format!("{number:04}").repeat(MIB / 4)]);
+    }
+    let (string, list) = (direct.cmd(&["GET", "huge"]), direct.cmd(&["LRANGE", "list", "0", "-1"]));
+    let script = "return redis.call('get', KEYS[1])";
+    let cases: [(&[&str], &[u8]); 4] = [
+        // It might fill the cache.
+        (&["GET", "huge"], &string),
+        (&["GETEX", "huge"], &string),
+        // Its reply has to be certified before it is seen.
+        (&["EVAL", script, "1", "huge"], &string),
+        (&["LRANGE", "list", "0", "-1"], &list),
+    ];
+    for (number, (command, whole)) in cases.into_iter().enumerate() {
+        let mut slow = house.proxy.client();
+        slow.set_timeout(LARGE_TIMEOUT);
+        if number == 3 {
+            // On a connection of its own.
+            slow.expect(b"+OK\r\n", &["WATCH", "other"]);
+        }
+        slow.send_raw(&[encode(command), encode(&["ECHO", "behind"])].concat());
+        let begun = slow.recv_bytes(1);
+        for _ in 0..20 {
+            house.serves();
+        }
+        house.peaked_below(0);
+        let rest = slow.recv_bytes(whole.len() - 1);
+        assert!(begun == whole[..1] && rest == whole[1..], "another reply to {}", command[0]);
+        assert_eq!(shown(&slow.recv()), r"$6\r\nbehind\r\n", "{}", command[0]);
+    }
+    house.peaked_below(0);
+    assert_eq!(house.proxy.stat("slow_reader_disconnections"), 0, "nobody waited behind");
+    house.recovers();
+}
+
+/// Whoever has something in flight behind the reply cannot leave: the reader is cut off for it.
+#[test]
+fn a_slow_reader_is_cut_off_if_others_wait_behind_its_reply() {
+    const ROUNDS_MAX: u32 = 20;
+    /// Enough to be on every lane that there is.
+    const OTHERS: usize = 12;
+    let mut house = House::with_huge_values();
+    let mut rounds = 0;
+    while house.proxy.stat("slow_reader_disconnections") == 0 {
+        rounds += 1;
+        assert!(rounds <= ROUNDS_MAX, "nobody ever waited behind the reply");
+        let mut sleeper = house.redis.client();
+        let mut slow = house.proxy.client();
+        let mut others: Vec<Client> = (0..OTHERS).map(|_| house.proxy.client()).collect();
+        for client in others.iter_mut().chain([&mut slow]) {
+            client.expect(b"+PONG\r\n", &["PING"]);
+        }
+        // All are sent while the server sleeps.
+        sleeper.send(&["DEBUG", "SLEEP", "0.3"]);
+        slow.send(&["GET", "huge"]);
+        for other in &mut others {
+            other.send(&["INCR", "counter"]);
+        }
+        for other in &mut others {
+            assert_eq!(other.recv()[0], b':');
+        }
+        sleeper.recv();
+        if house.proxy.stat("slow_reader_disconnections") > 0 {
+            let got = slow.recv_to_end().len();
+            assert!(got < HUGE_BYTES, "it has read {got} bytes");
+        }
+    }
+    house.recovers();
+    // At half of `server.output_limit` there is no more room for it.
+    house.peaked_below(32);
+}
+
+/// What a client has read of a reply cannot be taken back, and no error may be taken for the rest of it.
+#[test]
+fn a_huge_reply_that_breaks_off_ends_its_client() {
+    let mut house = House::with_huge_values();
+    for protocol in [2, 3] {
+        let mut slow = house.proxy.client();
+        slow.hello(protocol);
+        slow.send_raw(&[encode(&["GET", "huge"]), encode(&["ECHO", "behind"])].concat());
+        let begun = slow.recv_bytes(16);
+        house.redis.client().cmd(&["CLIENT", "KILL", "TYPE", "normal"]);
+        let rest = slow.recv_to_end();
+        assert!(begun.starts_with(format!("${HUGE_BYTES}\r\n").as_bytes()));
+        assert!(rest.len() < HUGE_BYTES, "the whole of it had come");
+        assert!(!rest.windows(4).any(|bytes| bytes == b"-ERR" || bytes == b"behi"));
+        house.proxy.wait_live();
+        eventually("others go on", || house.proxy.client().cmd(&["INCR", "counter"])[0] == b':');
+    }
+    house.bystander = house.proxy.client();
+    house.recovers();
+}
+
 #[test]
 fn garbage_is_refused_and_forgotten() {
     let mut house = House::start(|proxy| proxy);

@@ -33,6 +33,9 @@ use crate::{
 /// Redis's words for a name that would break CLIENT LIST's lines.
 pub(super) const NAME_ERROR: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
 
+/// The number of a connection that nobody has.
+const NOBODY: &[u8] = b"9223372036854775807";
+
 /// Whether a text may stand as a name in CLIENT LIST.
 pub(super) fn is_name(name: &[u8]) -> bool {
     name.iter().all(|byte| (b'!'..=b'~').contains(byte))
@@ -125,13 +128,15 @@ impl Session {
             return Self::reply_mode(inner, &args[2]);
         }
         if let Some(own) = Own::of(args, knows_7_2) {
-            if own == Own::Kill
-                && names_user(args)
-                && let Some(next) = Self::judge_kill(inner, args)
-            {
-                return next;
-            }
-            return inner.reply(&self.own(own, args, request.len()));
+            let question = match own {
+                Own::List => Some(vec![&b"CLIENT"[..], b"LIST", b"ID", NOBODY]),
+                Own::Kill => Some(kill_of_nobody(&args)),
+                _ => None,
+            };
+            return match question.and_then(|question| Self::judged(inner, &question)) {
+                Some(next) => next,
+                None => inner.reply(&self.own(own, args, request.len())),
+            };
         }
         if subcommand.eq_ignore_ascii_case(b"TRACKING") {
             return match self.redirect(args) {
@@ -275,13 +280,8 @@ impl Session {
         let Some(own) = Own::of(args, knows_7_2) else { return Queued::AsItIs(None) };
         let effect = Some(Effect::Client(request.into()));
         if own == Own::Kill {
-            // A connection that nobody has; but which users there are only the server knows.
-            let nobody = i64::MAX.to_string();
-            let mut words = vec![&args[0], &args[1], b"ID", nobody.as_bytes()];
-            let user = (2..args.len()).step_by(2).find(|at| names_user(args) && has(*at, b"USER"));
-            words.extend(user.into_iter().flat_map(|at| [&args[at], &args[at + 1]]));
             let mut harmless = Vec::new();
-            encode_request(words, &mut harmless);
+            encode_request(kill_of_nobody(&args), &mut harmless);
             return Queued::Instead(harmless.into(), effect);
         }
         if matches!(own, Own::SetName | Own::SetInfo | Own::NoEvict) {
@@ -415,18 +415,18 @@ impl Session {
         Value::Integer(i64::try_from(doomed.len()).unwrap_or(i64::MAX))
     }
 
-    /// Which users there are only the server knows. It is asked to kill a connection that nobody has, and says what is
-    /// wrong with that: then this is the answer.
-    fn judge_kill(inner: &mut Inner, args: Args<'_>) -> Option<Next> {
+    /// Has the server judge what is then done here. `None`: it has nothing against it, or cannot be asked, and what its
+    /// operator wants to know of nearhit's clients then is not to depend on it.
+    fn judged(inner: &mut Inner, question: &[&[u8]]) -> Option<Next> {
         match inner.verdict.take() {
-            Some(Verdict::Answered(raw)) if reply::is_error(&raw) => Some(inner.reply_raw(&raw)),
+            Some(Verdict::Answered(raw)) if reply::is_error(&raw) && !raw.starts_with(b"-ERR nearhit") => {
+                Some(inner.reply_raw(&raw))
+            }
             Some(Verdict::Answered(_)) => None,
             _ if inner.is_drained() => {
-                let mut question = Vec::new();
-                let nobody = i64::MAX.to_string();
-                let words: Vec<&[u8]> = args.iter().chain([&b"ID"[..], nobody.as_bytes()]).collect();
-                encode_request(words, &mut question);
-                Some(Next::Await(Transition::Ask(question)))
+                let mut request = Vec::new();
+                encode_request(question, &mut request);
+                Some(Next::Await(Transition::Ask(request)))
             }
             _ => Some(Next::Hold),
         }
@@ -448,6 +448,12 @@ impl Session {
 
 fn is(args: Args<'_>, name: &str, count: usize) -> bool {
     args.len() == count && args[1].eq_ignore_ascii_case(name.as_bytes())
+}
+
+/// A CLIENT KILL of a connection that nobody has. The server knows who may kill, and which users there are.
+fn kill_of_nobody<'a>(args: &Args<'a>) -> Vec<&'a [u8]> {
+    let filters = args.iter().skip(2).filter(|_| names_user(*args));
+    [&b"CLIENT"[..], b"KILL"].into_iter().chain(filters).chain([&b"ID"[..], NOBODY]).collect()
 }
 
 /// Whether a CLIENT KILL picks clients by their user.

@@ -115,12 +115,18 @@ impl Session {
         inner.is_write_blocked = !inner.output.ready().is_empty();
         inner.output.ready().give_back(&mut self.worker.spare.borrow_mut());
         let limit = self.worker.shared.config.server.output_limit;
-        if inner.output.undelivered() - inner.output.ready().front_len() > limit {
+        let is_passing = inner.output.is_passing();
+        if !is_passing && inner.output.undelivered() - inner.output.ready().front_len() > limit {
             self.worker.counters.output_limit_disconnections.add(1);
             tracing::warn!(client = self.info.id.0, peer = %self.info.peer, "cut off: server.output_limit");
             self.end(Ending::Now);
         }
-        Change { is_blocked_anew: inner.is_write_blocked && !was_blocked, has_moved }
+        let change = Change { is_blocked_anew: inner.is_write_blocked && !was_blocked, has_moved };
+        drop(inner);
+        if is_passing && has_moved {
+            self.resume();
+        }
+        change
     }
 
     /// Moves what is due to the ready bytes.

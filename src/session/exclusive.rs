@@ -190,16 +190,7 @@ impl Session {
                 }
             }
             Transition::Authenticate(credentials, request) => {
-                let shared = &self.worker.shared;
-                let verdict = match shared.dialer.judge(&request).await {
-                    Ok(None) => {
-                        let identity = shared.identities.verified(credentials);
-                        self.worker.lanes.forgive(identity.id);
-                        Verdict::Accepted(identity)
-                    }
-                    Ok(Some(refusal)) => Verdict::Refused(refusal.to_vec()),
-                    Err(error) => Verdict::Refused(error.reply().to_vec()),
-                };
+                let verdict = self.judge(credentials, &request).await;
                 self.inner.borrow_mut().verdict = Some(verdict);
             }
             Transition::Ask(request) => {
@@ -463,6 +454,7 @@ impl Session {
         if let Some(exclusive) = inner.exclusive.take() {
             exclusive.discard();
         }
+        self.worker.suspect(&inner.profile.identity);
     }
 
     fn select_on_exclusive(

@@ -178,9 +178,14 @@ impl Inner {
     }
 
     /// Invariant 1, the client's part: no transaction, no WATCH, no subscription or tracking of its own (all of which
-    /// have an exclusive connection), nothing in flight that may change anything, nothing to be asked again.
+    /// have an exclusive connection), nothing in flight that may change anything, nothing to be asked again. A stranger is
+    /// shown what others were while none had to authenticate only if it need not do so either.
     pub(super) fn is_eligible(&self) -> bool {
-        self.barriers == 0 && self.again.is_empty() && self.exclusive.is_none() && !self.output.is_fenced()
+        self.barriers == 0
+            && self.again.is_empty()
+            && self.exclusive.is_none()
+            && !self.output.is_fenced()
+            && (self.needs_auth == Some(false) || self.profile.identity.user.is_some())
     }
 
     /// Whether a read of these keys has to wait: one before it may yet be answered from later than it would be itself.
@@ -193,8 +198,11 @@ impl Inner {
         !self.reading.is_empty() && self.reading.contains_key(&key())
     }
 
-    /// Changes the shared lane.
+    /// Changes the shared lane. One of those who have not authenticated tells whether they have to.
     pub(super) fn pin(&mut self, lane: Option<Pinned<Ticket>>) {
+        if let Some(lane) = lane.as_ref().filter(|lane| lane.profile.identity.user.is_none()) {
+            self.needs_auth = Some(lane.greeting.hello.starts_with(b"-NOAUTH"));
+        }
         self.lane = lane;
         self.private_lane = None;
     }

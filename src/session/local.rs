@@ -4,12 +4,12 @@
 //! words are passed on; PING and ECHO are forwarded while it might say something else than usual. What has to hold on
 //! the client's exclusive connection (HELLO, AUTH) is said there. Texts of errors are those of Redis 7.
 
-use std::{rc::Rc, sync::Arc};
+use std::{net::IpAddr, rc::Rc, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    Ending, Inner, Next, Session,
+    Ending, Inner, Next, Session, attempts,
     exclusive::{Transition, Verdict},
     send::NoLane,
     state::{ReplyMode, Subscriptions},
@@ -20,7 +20,7 @@ use crate::{
     command::Local,
     config::AuthMode,
     ids::Database,
-    resp::{Args, Protocol, Raw, Value, encode_request, reply},
+    resp::{Args, Protocol, Raw, Value, reply},
     upstream::{
         connection::Profile,
         identity::{Credentials, Identity},
@@ -40,10 +40,16 @@ struct Hello {
 pub(super) struct Agreement {
     hello: Hello,
     is_hello: bool,
+    /// Leave for the attempt, where its credentials are not known to be right.
+    place: Option<attempts::Place>,
 }
 
 /// What `auth.mode = "none"` cannot do on a connection that the client cannot leave.
 pub(super) const AUTH_WAITS: &str = "ERR nearhit: AUTH has to wait for EXEC, UNWATCH or the last UNSUBSCRIBE";
+
+/// What is said to who may not even try.
+pub(super) const TOO_MANY_ATTEMPTS: &str =
+    "ERR nearhit: too many failed authentications from this address, try again in a few seconds";
 
 impl Session {
     /// Dispatches a command of the session's own.
@@ -177,6 +183,73 @@ impl Session {
         }
     }
 
+    /// Has the upstream judge a user and password, unless too many from this address have been wrong of late.
+    pub(super) async fn judge(&self, credentials: Credentials, request: &[u8]) -> Verdict {
+        let shared = &self.worker.shared;
+        let place = if shared.identities.knows(&credentials) {
+            None
+        } else {
+            let place = shared.attempts.wait(self.source()).await;
+            // Another client may have been accepted with them meanwhile.
+            if place.is_none() && !shared.identities.knows(&credentials) {
+                return Verdict::Refused(self.throttled());
+            }
+            place
+        };
+        let _turn = shared.attempts.turn().await;
+        if let Some(error) = shared.health.down_reason() {
+            return Verdict::Refused(error.reply().to_vec());
+        }
+        match shared.dialer.judge(request).await {
+            Ok(None) => {
+                let identity = shared.identities.verified(credentials);
+                self.worker.lanes.forgive(identity.id);
+                Verdict::Accepted(identity)
+            }
+            Ok(Some(refusal)) => {
+                self.failed(Some(&credentials), place);
+                Verdict::Refused(refusal.to_vec())
+            }
+            Err(error) => Verdict::Refused(error.reply().to_vec()),
+        }
+    }
+
+    /// The upstream has refused an attempt.
+    fn failed(&self, credentials: Option<&Credentials>, place: Option<attempts::Place>) {
+        let Some(credentials) = credentials else { return };
+        let shared = &self.worker.shared;
+        self.worker.counters.auth_failures.add(1);
+        shared.identities.doubt(credentials);
+        if let Some(place) = place.or_else(|| shared.attempts.try_take(self.source())) {
+            place.keep();
+        }
+    }
+
+    fn throttled(&self) -> Vec<u8> {
+        self.worker.counters.auth_throttled.add(1);
+        let mut out = Vec::new();
+        Value::error(TOO_MANY_ATTEMPTS).encode(Protocol::Resp2, &mut out);
+        out
+    }
+
+    /// Gives an attempt that may fail its place among those of its source; false if all are taken.
+    pub(super) fn may_attempt(&self, agreement: &mut Agreement) -> bool {
+        let shared = &self.worker.shared;
+        if agreement.hello.credentials.as_ref().is_none_or(|one| shared.identities.knows(one)) {
+            return true;
+        }
+        agreement.place = shared.attempts.try_take(self.source());
+        if agreement.place.is_none() {
+            self.worker.counters.auth_throttled.add(1);
+        }
+        agreement.place.is_some()
+    }
+
+    /// Where attempts of this client are counted.
+    fn source(&self) -> IpAddr {
+        self.info.peer.ip()
+    }
+
     /// A held request comes back, and must find the verdict it has waited for.
     fn keep_verdict(inner: &mut Inner, next: &Next, identity: Arc<Identity>) {
         if matches!(next, Next::Hold) {
@@ -191,9 +264,7 @@ impl Session {
         };
         let mut identity = Arc::clone(&inner.profile.identity);
         if let Some(credentials) = &hello.credentials {
-            let mut question = Vec::new();
-            encode_request([&b"AUTH"[..], &credentials.user, &credentials.password], &mut question);
-            identity = match self.authenticated(inner, credentials.clone(), question) {
+            identity = match self.authenticated(inner, credentials.clone(), credentials.auth()) {
                 Ok(identity) => identity,
                 Err(next) => return next,
             };
@@ -225,7 +296,7 @@ impl Session {
         request: Raw<'_>,
     ) -> Next {
         // What cannot be read, the server refuses.
-        let Some(agreement) = Agreement::asked(local, args) else {
+        let Some(mut agreement) = Agreement::asked(local, args) else {
             return self.forward_plain(inner, batch, request);
         };
         if self.must_not_agree(&agreement) {
@@ -233,6 +304,9 @@ impl Session {
         }
         if !inner.is_drained() {
             return Next::Hold;
+        }
+        if !self.may_attempt(&mut agreement) {
+            return inner.refuse(TOO_MANY_ATTEMPTS);
         }
         inner.spend_exclusive();
         inner.is_agreeing = true;
@@ -247,10 +321,11 @@ impl Session {
     /// The server has answered; returns what the client is to read.
     pub(super) fn agreed(&self, agreement: Agreement, raw: Bytes) -> Bytes {
         self.not_agreed();
+        let Agreement { hello, is_hello, place } = agreement;
         if reply::is_error(&raw) {
+            self.failed(hello.credentials.as_ref(), place);
             return raw;
         }
-        let Agreement { hello, is_hello } = agreement;
         let identity =
             hello.credentials.map(|credentials| self.worker.shared.identities.verified(credentials));
         self.changed(|profile| {
@@ -310,6 +385,17 @@ impl Session {
         if !inner.is_drained() {
             return Next::Hold;
         }
+        let profile = Profile {
+            identity: Arc::clone(self.worker.shared.identities.client_default()),
+            database: self.worker.shared.default_database,
+            protocol: Protocol::Resp2,
+        };
+        // The server's mind about those who do not authenticate may have changed since the client was one.
+        let lane = match self.pick(&profile) {
+            Ok(lane) => Some(lane),
+            Err(NoLane::Wait) => return Next::Hold,
+            Err(NoLane::Failed(_)) => None,
+        };
         if let Some(exclusive) = inner.exclusive.take() {
             exclusive.discard();
         }
@@ -321,12 +407,9 @@ impl Session {
         inner.subscriptions = Subscriptions::default();
         inner.reply_mode = ReplyMode::On;
         inner.mute = false;
-        inner.pin(None);
-        inner.profile = Profile {
-            identity: Arc::clone(self.worker.shared.identities.client_default()),
-            database: self.worker.shared.default_database,
-            protocol: Protocol::Resp2,
-        };
+        inner.needs_auth = None;
+        inner.pin(lane);
+        inner.profile = profile;
         *self.info.details.lock() = super::registry::Details::default();
         inner.reply(&Value::Simple("RESET".into()))
     }
@@ -379,7 +462,7 @@ impl Agreement {
             (_, 3) => of(&args[1], &args[2]),
             _ => return None,
         };
-        Some(Self { hello, is_hello: local == Local::Hello })
+        Some(Self { hello, is_hello: local == Local::Hello, place: None })
     }
 }
 

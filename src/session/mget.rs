@@ -21,10 +21,10 @@ use crate::{
     clock::{self, Nanos},
     coherence::{Batch, Missed, Protocols, Reply, Stamp, Token, VariantKey},
     command::{CommandId, MissingReply},
-    ids::{Database, IdentityId, ServerId},
+    ids::{Database, Generation, IdentityId, ServerId},
     mutation::Mutation,
     resp::{Args, Protocol, Raw, encode_request, reply},
-    upstream::lane::Progress,
+    upstream::{identity::StringRead, lane::Progress},
 };
 
 /// An MGET of more keys than this goes upstream whole.
@@ -38,6 +38,7 @@ pub(super) struct Mget {
     /// PTTLs that are still to come, then the MGET itself.
     pttls_left: usize,
     sent_at: Nanos,
+    generation: Generation,
 }
 
 /// One key of an MGET.
@@ -115,13 +116,18 @@ impl Session {
     fn collect(self: &Rc<Self>, inner: &Inner, batch: &Batch, args: Args<'_>) -> Mget {
         let table = self.worker.table.borrow();
         let get = table.lookup(b"GET", None);
-        let whose = (inner.profile.identity.id, inner.profile.database, get.id);
+        let generation = self.worker.shared.coherence.generation();
+        // Who may not GET is not to find by GET what was read by MGET.
+        let is_allowed = |read| inner.profile.identity.is_allowed(read, generation);
+        let command = if is_allowed(StringRead::Get) { get.id } else { table.lookup(b"MGET", None).id };
+        let may_show = is_allowed(StringRead::Mget);
+        let whose = (inner.profile.identity.id, inner.profile.database, command);
         let variant = variant(whose);
         let coherence = &self.worker.shared.coherence;
         let part = |index: usize| {
             let mut drawn = None;
-            let source = coherence
-                .hit(&args[index], &variant, batch, |hit| {
+            let look = || {
+                coherence.hit(&args[index], &variant, batch, |hit| {
                     let certified = hit.arrived <= batch.certified() || Mutation::TornMget.is_on();
                     if !certified {
                         coherence.certifier().want(batch.now);
@@ -131,7 +137,8 @@ impl Session {
                         Source::Memory(owned(hit.reply, inner.profile.protocol), hit.stamp)
                     })
                 })
-                .flatten();
+            };
+            let source = may_show.then(look).flatten().flatten();
             if let Some(shown) = drawn {
                 let mut request = Vec::new();
                 encode_request([b"GET", &args[index]], &mut request);
@@ -145,6 +152,7 @@ impl Session {
             variant: whose,
             pttls_left: 0,
             sent_at: batch.now,
+            generation,
         }
     }
 
@@ -285,6 +293,7 @@ impl Ticket {
             self.answer(raw, None);
             return Progress::Done;
         };
+        self.session.identity().allow(StringRead::Mget, mget.generation);
         let Mget { request, parts, variant: mget_variant, sent_at, .. } = &mut *mget;
         let (mget_variant, sent_at) = (*mget_variant, *sent_at);
         for part in parts {
@@ -332,9 +341,9 @@ impl Session {
     }
 }
 
-/// The variant of a GET, which is what each part of an MGET is.
-fn variant((identity, database, get): (IdentityId, Database, CommandId)) -> VariantKey<'static> {
-    VariantKey { identity, database, protocols: Protocols::Both, command: get.0, tail: &[] }
+/// The variant of a GET, which is what each part of an MGET is to who may use both, or of a part.
+fn variant((identity, database, command): (IdentityId, Database, CommandId)) -> VariantKey<'static> {
+    VariantKey { identity, database, protocols: Protocols::Both, command: command.0, tail: &[] }
 }
 
 pub(super) fn owned(reply: Reply<'_>, protocol: Protocol) -> Bytes {

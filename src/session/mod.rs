@@ -10,11 +10,13 @@
 //! a request can go, `send` and `delivery` the ways to the connection and back; `audit` reads a share of the hits
 //! again. The cache is reached through `coherence` alone.
 
+pub mod attempts;
 mod audit;
 mod client;
 mod delivery;
 mod exclusive;
 mod inner;
+mod large;
 mod local;
 mod mget;
 mod output;
@@ -61,6 +63,7 @@ use crate::{
     clock::{self, Nanos},
     coherence::Batch,
     command::{Class, Command, Table},
+    ids::IdentityId,
     resp::{Args, Protocol, Raw, RequestScanner, SHARED_BYTES_MIN, Scanned},
     upstream::connection::Profile,
 };
@@ -160,6 +163,7 @@ impl Session {
             .await;
         }
         self.ending.set(Ending::Now);
+        self.resume();
         let mut inner = self.inner.borrow_mut();
         inner.pin(None);
         inner.output = Output::new();
@@ -228,16 +232,11 @@ impl Session {
     /// before AUTH is limited, and only a connection of its kind can tell. With the upstream gone nobody can.
     fn knows_auth(&self) -> bool {
         let mut inner = self.inner.borrow_mut();
-        // It holds for who has not authenticated, so a user's lane tells nothing of it.
-        if inner.needs_auth.is_none() && inner.profile.identity.user.is_none() && inner.exclusive.is_none() {
-            match self.lane(&mut inner) {
-                Ok(lane) => inner.needs_auth = Some(lane.greeting.hello.starts_with(b"-NOAUTH")),
-                // Asked again when it has come back.
-                Err(NoLane::Failed(_)) => {}
-                Err(NoLane::Wait) => return false,
-            }
+        if inner.needs_auth.is_some() || inner.profile.identity.user.is_some() || inner.exclusive.is_some() {
+            return true;
         }
-        true
+        // A lane says so when the client is pinned to it; without one it is asked again later.
+        !matches!(self.lane(&mut inner), Err(NoLane::Wait))
     }
 
     /// Reads once and takes what is complete. A client with nothing left over is read into the worker's own buffer,
@@ -500,6 +499,13 @@ impl Session {
     fn kill(&self) {
         self.end(Ending::Now);
         self.wake();
+    }
+
+    fn kill_if_of(&self, identity: IdentityId) {
+        if self.inner.borrow().profile.identity.id == identity {
+            self.worker.counters.auth_disowned.add(1);
+            self.kill();
+        }
     }
 
     fn kill_if_idle(&self, now: Nanos, idle_timeout: Duration) {

@@ -32,6 +32,8 @@ pub(super) enum Payload<D> {
 enum State<D> {
     /// The reply has not come.
     Waiting,
+    /// It is coming in pieces, each of which is ready at once. It is the first place.
+    Passing,
     /// It may go when its turn comes and, if a time is given, once that time is certified.
     Ready(Payload<D>, Option<Nanos>),
 }
@@ -182,6 +184,37 @@ impl<D> Output<D> {
         }
     }
 
+    /// Has a reply come in pieces from now on; false unless it is its turn.
+    pub(super) fn begin(&mut self, seq: Seq) -> bool {
+        if self.index(seq) != Some(0) {
+            return false;
+        }
+        let place = &mut self.queue[0];
+        let may_begin = matches!(place.state, State::Waiting) && place.before.is_empty();
+        if may_begin {
+            place.state = State::Passing;
+        }
+        may_begin
+    }
+
+    /// Whether the first reply is coming in pieces.
+    pub(super) fn is_passing(&self) -> bool {
+        self.queue.front().is_some_and(|place| matches!(place.state, State::Passing))
+    }
+
+    /// A piece of the first reply; call [`Output::advance`] after the last one.
+    pub(super) fn piece(&mut self, seq: Seq, raw: Raw<'_>, is_last: bool) {
+        if self.index(seq) != Some(0) || !self.is_passing() {
+            return;
+        }
+        if !self.queue[0].muted {
+            self.ready.push(raw);
+        }
+        if is_last {
+            self.release_first();
+        }
+    }
+
     /// Fills a place with what is to be looked at again once `fence` is certified.
     pub(super) fn defer(&mut self, seq: Seq, deferred: D, fence: Nanos) {
         if let Some(index) = self.index(seq) {
@@ -205,6 +238,10 @@ impl<D> Output<D> {
             }
             match std::mem::replace(&mut first.state, State::Waiting) {
                 State::Waiting => return Stop::Waiting,
+                State::Passing => {
+                    first.state = State::Passing;
+                    return Stop::Waiting;
+                }
                 State::Ready(payload, Some(fence)) if !is_past(fence) => {
                     first.state = State::Ready(payload, Some(fence));
                     return Stop::Fence(fence);
@@ -344,6 +381,28 @@ mod tests {
         output.insert_message(Raw::Borrowed(b"3"), None);
         assert_eq!(written(&mut output), "2bc3");
         assert!(!output.is_fenced() && output.undelivered() == 0);
+    }
+
+    #[test]
+    fn a_reply_in_pieces_goes_out_as_it_comes_and_nothing_gets_between() {
+        let mut output = Output::new();
+        let a = output.reserve(false);
+        let b = output.reserve(false);
+        assert!(!output.begin(b), "it is not its turn");
+        output.append(|out| out.extend(b"c"));
+        assert!(output.begin(a));
+        output.piece(a, Raw::Borrowed(b"a1"), false);
+        output.push_ahead(Raw::Borrowed(b"!"));
+        output.insert_message(Raw::Borrowed(b"?"), None);
+        output.complete(a, Raw::Borrowed(b"timeout"), None);
+        assert_eq!(output.advance(|_| true), Stop::Waiting);
+        assert_eq!(written(&mut output), "a1");
+        output.piece(a, Raw::Borrowed(b"a2"), true);
+        assert_eq!(output.advance(|_| true), Stop::Waiting);
+        assert_eq!(written(&mut output), "a2!?");
+        reply(&mut output, b, "b");
+        assert_eq!(written(&mut output), "bc");
+        assert_eq!(output.undelivered(), 0);
     }
 
     #[test]

@@ -11,12 +11,12 @@ use super::{
     inner::Repeat,
     output::Seq,
     send::NoLane,
-    ticket::{self, AskedVariant, Fill, Nature, Place, PlainRead, Ticket, Work},
-    worker::{Waiter, Worker},
+    ticket::{self, AskedVariant, Fill, Nature, Place, PlainRead, Pttl, Ticket, Work},
+    worker::{Outcome, Waiter, Worker},
 };
 use crate::{
-    clock,
-    coherence::{Batch, Hit, Missed, Protocols, Read, Reply, VariantKey},
+    clock::{self, Nanos},
+    coherence::{Batch, FillOutcome, Hit, Missed, Protocols, Read, Reply, Response, Token, VariantKey},
     command::{Class, Command},
     ids::Database,
     resp::{Args, OutputBuffer, Protocol, Raw, RequestScanner, Scanned, reply},
@@ -88,6 +88,7 @@ impl Session {
             token: Some(token),
             pttl: None,
             nature: Nature { missing: command.missing_reply(&args), is_hash: command.reads_hash() },
+            get: (command.name == "get").then(|| coherence.generation()),
         };
         let mut place = inner.place();
         place.reading.push(self.worker.hash(key));
@@ -233,7 +234,69 @@ impl Session {
             keys.push(key.into());
         });
         let undeclared = class == Class::ReadUndeclared;
-        (PlainRead { request: request.into(), keys, variant, undeclared, again: false }, hashes)
+        let mget = (class == Class::Mget).then(|| self.worker.shared.coherence.generation());
+        (PlainRead { request: request.into(), keys, variant, undeclared, mget, again: false }, hashes)
+    }
+}
+
+impl Session {
+    /// Invariants 3 and 7: a token's reply came. It is stored if it may be, and those who joined are answered.
+    pub(super) fn settle_flight(
+        &self,
+        key: &[u8],
+        token: Token<Waiter>,
+        raw: Raw<'_>,
+        pttl: Option<Pttl>,
+        nature: Nature,
+        arrived: Nanos,
+    ) {
+        let coherence = &self.worker.shared.coherence;
+        let is_error = reply::is_error(&raw);
+        if matches!(pttl, Some(Pttl::Forbidden)) && !is_error {
+            // The key may be read, so it is the command that may not be used. Of a key that may not be read, PTTL is
+            // forbidden too, which says nothing about other keys.
+            self.identity().refuse_pttl(coherence.generation());
+        }
+        let Some(Pttl::Milliseconds(pttl)) = pttl.filter(|_| !is_error) else {
+            let waiters = coherence.abandon(key, token);
+            coherence.observe(key, arrived);
+            return self.answer_all(waiters, raw);
+        };
+        let response = Response {
+            is_missing: nature.missing.is(&raw),
+            raw: raw.clone(),
+            pttl,
+            is_hash: nature.is_hash,
+            arrived,
+        };
+        let filled = coherence.fill(key, token, &response);
+        match filled.outcome {
+            FillOutcome::Stored => self.worker.counters.fills.add(1),
+            FillOutcome::Revoked | FillOutcome::Expired | FillOutcome::TooLarge => {
+                self.worker.counters.fills_refused.add(1);
+            }
+        }
+        self.all_ask_again(filled.latecomers);
+        self.answer_all(filled.waiters, raw);
+    }
+
+    /// Tells those who joined a read that came to nothing.
+    pub(super) fn all_ask_again(&self, waiters: Vec<Waiter>) {
+        for waiter in waiters {
+            self.worker.answer(waiter, Outcome::Again);
+        }
+    }
+
+    /// Answers those who joined.
+    fn answer_all(&self, waiters: Vec<Waiter>, raw: Raw<'_>) {
+        if waiters.is_empty() {
+            return;
+        }
+        let is_nil = reply::is_translatable_nil(&raw);
+        let outcome = if is_nil { Outcome::Nil } else { Outcome::Reply(raw.into_bytes()) };
+        for waiter in waiters {
+            self.worker.answer(waiter, outcome.clone());
+        }
     }
 }
 

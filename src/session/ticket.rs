@@ -23,20 +23,28 @@ use super::{
 };
 use crate::{
     clock::Nanos,
-    coherence::{Acknowledge, FillOutcome, Protocols, Response, Token, VariantKey, WriteGuard},
+    coherence::{Acknowledge, Protocols, Token, VariantKey, WriteGuard},
     command::{CommandId, MissingReply, SubscribeKind},
-    ids::Database,
+    ids::{Database, Generation},
     resp::{Raw, reply},
-    upstream::lane::{Completion, Loss, Progress},
+    upstream::{
+        identity::StringRead,
+        lane::{Completion, Loss, Progress},
+        passing::Piece,
+    },
 };
 
 /// A command in flight.
 pub(super) struct Ticket {
     pub(super) session: Rc<Session>,
     /// Whether the client has had its answer: after a timeout the late reply serves the cache alone.
-    answered: bool,
+    pub(super) answered: bool,
     pub(super) place: Place,
     pub(super) work: Work,
+    /// What has to be certified before a reply that has begun may be seen.
+    pub(super) fence: Option<Nanos>,
+    /// It goes to the client in pieces.
+    pub(super) is_passed_on: bool,
 }
 
 /// Where the reply goes, and what the session counts until then.
@@ -62,6 +70,8 @@ pub(super) enum Work {
         guard: WriteGuard<Waiter>,
         /// The keys whose values it has read.
         sources: Vec<Box<[u8]>>,
+        /// Whether it is about users: the health check finds out what else it may have changed.
+        is_of_users: bool,
     },
     Exec {
         guard: WriteGuard<Waiter>,
@@ -126,6 +136,8 @@ pub(super) struct PlainRead {
     pub(super) variant: Option<AskedVariant>,
     /// Whether it may have read more than it declares.
     pub(super) undeclared: bool,
+    /// The generation that an MGET was sent in.
+    pub(super) mget: Option<Generation>,
     /// Whether it has been sent before, on a connection that died.
     pub(super) again: bool,
 }
@@ -146,6 +158,8 @@ pub(super) struct Fill {
     pub(super) token: Option<Token<Waiter>>,
     pub(super) pttl: Option<Pttl>,
     pub(super) nature: Nature,
+    /// The generation that a GET was sent in.
+    pub(super) get: Option<Generation>,
 }
 
 /// What the command tells of its reply.
@@ -173,12 +187,12 @@ impl Place {
 
 impl Ticket {
     pub(super) fn new(session: Rc<Session>, place: Place, work: Work) -> Self {
-        Self { session, answered: false, place, work }
+        Self { session, answered: false, place, work, fence: None, is_passed_on: false }
     }
 
     /// One whose reply no client waits for: its place is never looked at.
     pub(super) fn unanswerable(session: Rc<Session>, work: Work) -> Self {
-        Self { session, answered: true, place: Place::new(0), work }
+        Self { answered: true, ..Self::new(session, Place::new(0), work) }
     }
 
     /// Delivers, unless the client has been answered already.
@@ -224,7 +238,7 @@ impl Ticket {
         }
     }
 
-    fn observe<'k>(&self, keys: impl IntoIterator<Item = &'k Box<[u8]>>, arrived: Nanos) {
+    pub(super) fn observe<'k>(&self, keys: impl IntoIterator<Item = &'k Box<[u8]>>, arrived: Nanos) {
         for key in keys {
             self.session.worker.shared.coherence.observe(key, arrived);
         }
@@ -259,7 +273,7 @@ impl Completion for Ticket {
             self.note_trouble(&raw);
         }
         match std::mem::replace(&mut self.work, Work::Plain) {
-            Work::Plain | Work::Wait => self.answer(raw, None),
+            Work::Plain | Work::Wait => self.answer(raw, self.fence),
             Work::Select(database) => {
                 if !reply::is_error(&raw) {
                     self.session.changed(|profile| profile.database = database);
@@ -295,6 +309,9 @@ impl Completion for Ticket {
                 self.answer(raw, None);
             }
             Work::Read(read) => {
+                if let Some(generation) = read.mget.filter(|_| !reply::is_error(&raw)) {
+                    self.session.identity().allow(StringRead::Mget, generation);
+                }
                 match &read.variant {
                     Some(asked) if !reply::is_error(&raw) => {
                         self.observe_variant(&read.keys, asked, &raw, arrived);
@@ -313,7 +330,10 @@ impl Completion for Ticket {
                 self.fill(*fill, raw, arrived);
             }
             Work::Mget(mget) => return self.mget(mget, raw, arrived),
-            Work::Write { guard, sources } => {
+            Work::Write { guard, sources, is_of_users } => {
+                if is_of_users {
+                    self.session.worker.shared.health.suspect("a client has used ACL");
+                }
                 self.observe(&sources, arrived);
                 let acknowledge = guard.complete(arrived);
                 self.acknowledge(raw, acknowledge);
@@ -402,7 +422,30 @@ impl Completion for Ticket {
         Progress::Done
     }
 
+    fn passes_on(&mut self, announced: usize, arrived: Nanos) -> bool {
+        self.begin_large(announced, arrived)
+    }
+
+    fn piece(&mut self, bytes: Raw<'_>, piece: Piece) {
+        self.pass_on(bytes, piece);
+    }
+
+    fn is_full(&self, holds_up_others: impl FnOnce() -> bool) -> bool {
+        !self.answered && self.session.is_full(holds_up_others)
+    }
+
+    fn cut_off(&self) {
+        self.session.cut_off();
+    }
+
+    fn is_of_client_of(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.session, &other.session)
+    }
+
     fn lost(mut self, loss: &Loss) {
+        if self.is_passed_on {
+            return self.tear();
+        }
         let work = std::mem::replace(&mut self.work, Work::Plain);
         let session = Rc::clone(&self.session);
         let is_second_loss = matches!(&work, Work::Read(read) if read.again);
@@ -450,6 +493,9 @@ impl Completion for Ticket {
     }
 
     fn timed_out(&mut self) {
+        if self.is_passed_on {
+            return self.tear();
+        }
         if matches!(self.work, Work::Audit(_)) {
             // Dropping the sender tells the auditor.
             self.work = Work::Plain;
@@ -477,8 +523,11 @@ impl Completion for Ticket {
 
 impl Ticket {
     fn fill(&mut self, fill: Fill, raw: Raw<'_>, arrived: Nanos) {
-        let Fill { request, key, token, pttl, nature } = fill;
+        let Fill { request, key, token, pttl, nature, get } = fill;
         let session = Rc::clone(&self.session);
+        if let Some(generation) = get.filter(|_| !reply::is_error(&raw)) {
+            session.identity().allow(StringRead::Get, generation);
+        }
         let key = &request[key];
         if let Some(token) = token {
             session.settle_flight(key, token, raw.clone(), pttl, nature, arrived);
@@ -486,67 +535,6 @@ impl Ticket {
             session.worker.shared.coherence.observe(key, arrived);
         }
         self.answer(raw, None);
-    }
-}
-
-impl Session {
-    /// Invariants 3 and 7: a token's reply came. It is stored if it may be, and those who joined are answered.
-    pub(super) fn settle_flight(
-        &self,
-        key: &[u8],
-        token: Token<Waiter>,
-        raw: Raw<'_>,
-        pttl: Option<Pttl>,
-        nature: Nature,
-        arrived: Nanos,
-    ) {
-        let coherence = &self.worker.shared.coherence;
-        let is_error = reply::is_error(&raw);
-        if matches!(pttl, Some(Pttl::Forbidden)) && !is_error {
-            // The key may be read, so it is the command that may not be used. Of a key that may not be read, PTTL is
-            // forbidden too, which says nothing about other keys.
-            self.identity().refuse_pttl(coherence.generation());
-        }
-        let Some(Pttl::Milliseconds(pttl)) = pttl.filter(|_| !is_error) else {
-            let waiters = coherence.abandon(key, token);
-            coherence.observe(key, arrived);
-            return self.answer_all(waiters, raw);
-        };
-        let response = Response {
-            is_missing: nature.missing.is(&raw),
-            raw: raw.clone(),
-            pttl,
-            is_hash: nature.is_hash,
-            arrived,
-        };
-        let filled = coherence.fill(key, token, &response);
-        match filled.outcome {
-            FillOutcome::Stored => self.worker.counters.fills.add(1),
-            FillOutcome::Revoked | FillOutcome::Expired | FillOutcome::TooLarge => {
-                self.worker.counters.fills_refused.add(1);
-            }
-        }
-        self.all_ask_again(filled.latecomers);
-        self.answer_all(filled.waiters, raw);
-    }
-
-    /// Tells those who joined a read that came to nothing.
-    pub(super) fn all_ask_again(&self, waiters: Vec<Waiter>) {
-        for waiter in waiters {
-            self.worker.answer(waiter, Outcome::Again);
-        }
-    }
-
-    /// Answers those who joined.
-    fn answer_all(&self, waiters: Vec<Waiter>, raw: Raw<'_>) {
-        if waiters.is_empty() {
-            return;
-        }
-        let is_nil = reply::is_translatable_nil(&raw);
-        let outcome = if is_nil { Outcome::Nil } else { Outcome::Reply(raw.into_bytes()) };
-        for waiter in waiters {
-            self.worker.answer(waiter, outcome.clone());
-        }
     }
 }
 

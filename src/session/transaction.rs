@@ -12,7 +12,7 @@ use super::{
     client::Queued,
     denial, ends_connection,
     exclusive::{Purpose, database},
-    local::{AUTH_WAITS, Agreement},
+    local::{AUTH_WAITS, Agreement, TOO_MANY_ATTEMPTS},
     output::Seq,
     pause::PauseChange,
     state::{Effect, Transaction, first_line},
@@ -60,9 +60,14 @@ impl Session {
             Class::Refused if ends_connection(command) => return Self::refuse_class(inner, command),
             Class::Refused => return self.spoil(inner, batch, &args[0], NOT_ALLOWED),
             Class::Session(local @ (Local::Hello | Local::Auth)) => {
-                let agreement = Agreement::asked(local, args);
-                if agreement.as_ref().is_some_and(|agreement| self.must_not_agree(agreement)) {
-                    return self.spoil(inner, batch, &args[0], AUTH_WAITS);
+                let mut agreement = Agreement::asked(local, args);
+                if let Some(agreement) = agreement.as_mut() {
+                    if self.must_not_agree(agreement) {
+                        return self.spoil(inner, batch, &args[0], AUTH_WAITS);
+                    }
+                    if !self.may_attempt(agreement) {
+                        return self.spoil(inner, batch, &args[0], TOO_MANY_ATTEMPTS);
+                    }
                 }
                 effect = agreement.map(Effect::Agree);
                 inner.soil_exclusive();

@@ -6,7 +6,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     hash::{BuildHasher, Hash},
     rc::{Rc, Weak},
     sync::Arc,
@@ -17,14 +17,14 @@ use bytes::Bytes;
 use tokio::{
     net::TcpStream,
     sync::{
-        Semaphore,
+        Notify, Semaphore,
         mpsc::{UnboundedReceiver, UnboundedSender},
     },
     task::spawn_local,
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, sleep},
 };
 
-use super::{Session, audit::Auditor, pause::Pause, registry::Registry, ticket::Ticket};
+use super::{Session, attempts::Attempts, audit::Auditor, pause::Pause, registry::Registry, ticket::Ticket};
 use crate::{
     clock::{self, Nanos},
     coherence::Coherence,
@@ -35,10 +35,11 @@ use crate::{
     mutation::Mutation,
     resp::{Limits, Raw},
     upstream::{
+        backoff::backoff,
         connection::Dialer,
         control::Question,
         health::Health,
-        identity::Identities,
+        identity::{Identities, Identity},
         lane::Lane,
         lanes::{Lanes, Policy},
         pool::Pool,
@@ -50,6 +51,9 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// One read from a client's socket takes this much at most.
 const SCRATCH_BYTES: usize = 64 * 1024;
+
+/// How often a user is looked for whom the upstream neither knows nor disowns.
+const EXAMINATIONS_MAX: u32 = 10;
 
 /// Who waits for a reply that another client has asked for.
 #[derive(Clone, Copy, Debug)]
@@ -81,6 +85,8 @@ pub enum Mail {
     Server(Arc<Table>, Option<usize>),
     /// A client is to be cut off.
     Kill(ClientId),
+    /// Whether clients have to authenticate has changed: those to come are not like those there are.
+    StrangersApart,
     /// A client is to have a connection of its own, since another's invalidations are redirected to it.
     Claim(ClientId),
     /// Finish what is in hand and take nothing more.
@@ -104,6 +110,8 @@ pub struct Shared {
     pub health: Arc<Health>,
     /// Who has authenticated.
     pub identities: Arc<Identities>,
+    /// Who has failed to.
+    pub attempts: Attempts,
     /// Exclusive connections for transactions.
     pub transactions: Pool,
     /// Exclusive connections for blocking commands and subscriptions.
@@ -147,6 +155,9 @@ pub struct Worker {
     pub(super) spare: RefCell<Vec<u8>>,
     hasher: foldhash::fast::RandomState,
     pub(super) draining: Cell<bool>,
+    /// Users of whom a connection was lost, for [`Worker::examine`].
+    suspects: RefCell<VecDeque<Arc<Identity>>>,
+    suspected: Notify,
     server: Cell<ServerId>,
 }
 
@@ -165,18 +176,25 @@ impl Worker {
             let dirty = Rc::clone(&dirty);
             Rc::new(move || flush(&dirty))
         };
-        let lanes = Lanes::new(
-            Arc::clone(&shared.dialer),
-            Arc::clone(&shared.health),
-            shared.questions.clone(),
-            policy,
-            Arc::clone(&counters),
-            flush,
-        );
-        Rc::new(Self {
+        Rc::new_cyclic(|this: &Weak<Self>| Self {
             id,
             counters: Arc::clone(&counters),
-            lanes,
+            lanes: Lanes::new(
+                Arc::clone(&shared.dialer),
+                Arc::clone(&shared.health),
+                shared.questions.clone(),
+                policy,
+                Arc::clone(&counters),
+                flush,
+                {
+                    let this = Weak::clone(this);
+                    Rc::new(move |identity| {
+                        if let Some(worker) = this.upgrade() {
+                            worker.suspect(identity);
+                        }
+                    })
+                },
+            ),
             table: RefCell::new(table),
             request_limits: Cell::new(Limits {
                 request_bytes_max: shared.config.server.max_request,
@@ -191,6 +209,8 @@ impl Worker {
             spare: RefCell::default(),
             hasher: foldhash::fast::RandomState::default(),
             draining: Cell::new(false),
+            suspects: RefCell::default(),
+            suspected: Notify::new(),
             server: Cell::new(ServerId::UNKNOWN),
             shared,
         })
@@ -201,6 +221,7 @@ impl Worker {
         let certified = self.shared.coherence.certifier().worker(self.id.0);
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        spawn_local(Rc::clone(&self).examine());
         loop {
             tokio::select! {
                 biased;
@@ -215,6 +236,52 @@ impl Worker {
                 return;
             }
         }
+    }
+
+    /// A connection of this user was lost: the server may have closed it because it has deleted the user.
+    pub(super) fn suspect(&self, identity: &Arc<Identity>) {
+        let mut suspects = self.suspects.borrow_mut();
+        if identity.is_verified() && !suspects.iter().any(|other| other.id == identity.id) {
+            suspects.push_back(Arc::clone(identity));
+            self.suspected.notify_one();
+        }
+    }
+
+    /// Cuts off the clients of users that are gone, for ever. The server closes all connections of a user that it deletes,
+    /// so that an idle client knows at once; here it is the user's lanes and exclusive connections that it closes.
+    async fn examine(self: Rc<Self>) {
+        loop {
+            let suspect = self.suspects.borrow_mut().pop_front();
+            let Some(identity) = suspect else {
+                self.suspected.notified().await;
+                continue;
+            };
+            if self.is_gone(&identity).await {
+                self.sessions.borrow().values().for_each(|session| session.kill_if_of(identity.id));
+            }
+        }
+    }
+
+    /// Whether the upstream does not know this user any more. One of whom it does not say so, for long, is found out by
+    /// the next connection that is dialled for it.
+    async fn is_gone(&self, identity: &Identity) -> bool {
+        let Shared { config, dialer, health, .. } = &*self.shared;
+        for failures in 0..EXAMINATIONS_MAX {
+            health.wait_until_up().await;
+            let Some(credentials) = identity.credentials() else { return false };
+            match dialer.judge(&credentials.auth()).await {
+                Ok(None) => return false,
+                // Unless another password has been accepted meanwhile.
+                Ok(Some(refusal)) if refusal.starts_with(b"-WRONGPASS") => {
+                    if identity.credentials().as_ref() == Some(&credentials) {
+                        return true;
+                    }
+                }
+                Ok(Some(_)) | Err(_) => {}
+            }
+            sleep(backoff(failures, (config.upstream.backoff_min, config.upstream.backoff_max))).await;
+        }
+        false
     }
 
     /// The hash of a key, for a session's own books.
@@ -326,6 +393,7 @@ impl Worker {
                     session.kill();
                 }
             }
+            Mail::StrangersApart => self.lanes.set_aside(self.shared.identities.client_default().id),
             Mail::Claim(client) => {
                 if let Some(session) = self.sessions.borrow().get(&client) {
                     session.claimed();

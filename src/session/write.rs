@@ -38,7 +38,8 @@ impl Session {
         // What it reads it shows, or copies: no hit on that may overtake it (invariant 1).
         place.reading = sources.iter().map(|key| self.worker.hash(key)).collect();
         inner.last_write = Some(place.seq);
-        self.send(inner, batch, &lane, place, Work::Write { guard, sources }, |out| out.push(request))
+        let work = Work::Write { guard, sources, is_of_users: command.name.starts_with("acl") };
+        self.send(inner, batch, &lane, place, work, |out| out.push(request))
     }
 
     /// What a class of command does to the cache.

@@ -228,6 +228,14 @@ impl Dialer {
         Ok(reply::is_error(&answer).then_some(answer))
     }
 
+    /// Whether this server wants a password of a connection on which nothing has been said yet. `None`: it did not answer.
+    pub async fn wants_auth(&self, mut bare: TcpStream) -> Option<bool> {
+        let mut request = Vec::new();
+        encode_request([b"PING"], &mut request);
+        let answer = self.answered(self.exchange(&mut bare, &Handshake { request, replies: 1 })).await;
+        answer.ok().map(|replies| replies[0].starts_with(b"-NOAUTH"))
+    }
+
     /// Sends one request on a connection of its own, as `profile`'s user and in its protocol, and returns the answer.
     /// For what a server in a long script takes all the same, so nothing else is said: neither SELECT nor INFO.
     pub async fn ask(&self, profile: &Profile, request: &[u8]) -> Result<Bytes, DialError> {

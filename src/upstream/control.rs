@@ -44,6 +44,8 @@ pub struct Report {
     pub evicts_by_use: bool,
     /// Whether any database holds hash fields with an expiry of their own (Redis 7.4).
     pub has_field_expiries: bool,
+    /// Whether it wants a password of who connects; unknown where it does not say.
+    pub wants_auth: Option<bool>,
     /// How often each command was called that changes contents or rights without a signal.
     pub unsignalled: HashMap<String, u64>,
 }
@@ -103,7 +105,7 @@ impl Control {
     /// accepts and is busy: how long to wait for its answer is the caller's affair. The first, bare connection
     /// finds out within `dial_timeout` that nobody accepts. `None`: it is there, and cannot say more at the moment.
     pub async fn probe(&self) -> Result<Option<Report>, DialError> {
-        drop(self.dialer.open_bare().await?);
+        let stranger = self.dialer.open_bare().await?;
         let patient = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
         let mut connection = match self.client.get_multiplexed_async_connection_with_config(&patient).await {
             Ok(connection) => connection,
@@ -113,7 +115,10 @@ impl Control {
         // it may take is the prober's to say.
         connection.set_response_timeout(self.dialer.user_timeout);
         match redis::cmd("INFO").arg("all").query_async::<Value>(&mut connection).await {
-            Ok(value) => Ok(Some(self.report(&text(&value)))),
+            Ok(value) => {
+                let wants_auth = self.dialer.wants_auth(stranger).await;
+                Ok(Some(Report { wants_auth, ..self.report(&text(&value)) }))
+            }
             Err(error) => self.refused_or_gone(&error),
         }
     }
@@ -147,6 +152,7 @@ impl Control {
             has_field_expiries: info.lines().any(|line| {
                 line.starts_with("db") && line.split_once("subexpiry=").is_some_and(|(_, n)| n.trim() != "0")
             }),
+            wants_auth: None,
             unsignalled: unsignalled_calls(info),
             role,
         }

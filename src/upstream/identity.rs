@@ -9,14 +9,17 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::ids::{Generation, IdentityId};
+use crate::{
+    ids::{Generation, IdentityId},
+    resp::encode_request,
+};
 
 /// After the client that has not authenticated, 0, and the user of `upstream.url`, 1.
 const FIRST_VERIFIED: IdentityId = IdentityId(2);
@@ -28,6 +31,15 @@ pub struct Credentials {
     pub user: Bytes,
     /// The password. It is never logged and never part of a key.
     pub password: Bytes,
+}
+
+impl Credentials {
+    /// The AUTH that has a server judge them.
+    pub fn auth(&self) -> Vec<u8> {
+        let mut request = Vec::new();
+        encode_request([&b"AUTH"[..], &self.user, &self.password], &mut request);
+        request
+    }
 }
 
 impl fmt::Debug for Credentials {
@@ -45,8 +57,12 @@ pub struct Identity {
     pub user: Option<Bytes>,
     /// The latest accepted ones, for dialling; a changed password replaces them.
     credentials: Mutex<Option<Credentials>>,
+    /// The upstream has refused them since.
+    are_doubted: AtomicBool,
     /// The generation, plus one, in which the upstream refused this user's PTTL; 0 is never.
     pttl_refused: AtomicU64,
+    /// The generations, plus one, in which the upstream let this user GET and MGET; 0 is never.
+    string_reads: [AtomicU64; 2],
 }
 
 impl Identity {
@@ -55,7 +71,9 @@ impl Identity {
             id: IdentityId(id),
             user: credentials.as_ref().map(|credentials| credentials.user.clone()),
             credentials: Mutex::new(credentials),
+            are_doubted: AtomicBool::new(false),
             pttl_refused: AtomicU64::new(0),
+            string_reads: [AtomicU64::new(0), AtomicU64::new(0)],
         }
     }
 
@@ -79,6 +97,26 @@ impl Identity {
     pub fn may_cache(&self, generation: Generation) -> bool {
         self.pttl_refused.load(Ordering::Relaxed) != generation.0 + 1
     }
+
+    /// Notes that the upstream has obeyed this command of this user, which was sent in that generation.
+    pub fn allow(&self, read: StringRead, generation: Generation) {
+        self.string_reads[read as usize].store(generation.0 + 1, Ordering::Relaxed);
+    }
+
+    /// Whether the upstream has let this user use this command since anybody's rights last changed: else what the other
+    /// one has read is not to be shown by it.
+    pub fn is_allowed(&self, read: StringRead, generation: Generation) -> bool {
+        self.string_reads[read as usize].load(Ordering::Relaxed) == generation.0 + 1
+    }
+}
+
+/// The two reads that share their entries. A user may be allowed one of them and not the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StringRead {
+    /// GET.
+    Get,
+    /// MGET.
+    Mget,
 }
 
 /// All identities seen since the start. They are few, since each was accepted by the upstream, and never freed.
@@ -127,6 +165,30 @@ impl Identities {
             .entry(credentials.user.clone())
             .or_insert_with(|| Arc::new(Identity::new(next, Some(credentials.clone()))));
         *identity.credentials.lock() = Some(credentials);
+        identity.are_doubted.store(false, Ordering::Relaxed);
         Arc::clone(identity)
     }
+
+    /// Whether these are what the upstream accepted of that user last, and has not refused since.
+    pub fn knows(&self, credentials: &Credentials) -> bool {
+        let verified = self.verified.lock();
+        verified.get(&credentials.user).is_some_and(|identity| {
+            !identity.are_doubted.load(Ordering::Relaxed)
+                && identity.credentials().is_some_and(|known| is_same(&known.password, &credentials.password))
+        })
+    }
+
+    /// The upstream has refused these.
+    pub fn doubt(&self, credentials: &Credentials) {
+        if self.knows(credentials)
+            && let Some(identity) = self.verified.lock().get(&credentials.user)
+        {
+            identity.are_doubted.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Compares passwords in a time that does not tell how much of them is the same.
+fn is_same(one: &[u8], other: &[u8]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).fold(0, |differing, (a, b)| differing | (a ^ b)) == 0
 }

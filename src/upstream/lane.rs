@@ -31,7 +31,10 @@ use tokio::{
 };
 use tokio_util::io::poll_read_buf;
 
-use super::connection::{Connection, Greeting, Profile};
+use super::{
+    connection::{Connection, Greeting, Profile},
+    passing::{PIECE_BYTES, Passing, Piece},
+};
 use crate::{
     clock::{self, Nanos},
     resp::{FrameKind, OutputBuffer, Raw, ReplyScanner, SHARED_BYTES_MIN},
@@ -56,6 +59,22 @@ const ORPHANS_MAX: usize = 10_000;
 pub trait Completion: 'static {
     /// One reply, in the order of the requests. [`Progress::More`] keeps the command at the head of the queue.
     fn reply(&mut self, raw: Raw<'_>, arrived: Nanos) -> Progress;
+
+    /// A reply begins that is of so many bytes at least, and has not arrived whole. Returns whether it can be passed on in
+    /// pieces from now on; if not, that is asked again when more of it has come.
+    fn passes_on(&mut self, announced: usize, arrived: Nanos) -> bool;
+
+    /// A piece of a reply that is passed on in pieces, in the place of [`Completion::reply`].
+    fn piece(&mut self, bytes: Raw<'_>, piece: Piece);
+
+    /// Whether its client has as much to read of such a reply as may be. It may be more while others wait behind it.
+    fn is_full(&self, holds_up_others: impl FnOnce() -> bool) -> bool;
+
+    /// Its client reads too slowly, while others wait: it is to get no more.
+    fn cut_off(&self);
+
+    /// Whether both are the same client's.
+    fn is_of_client_of(&self, other: &Self) -> bool;
 
     /// The lane died before the last reply.
     fn lost(self, loss: &Loss);
@@ -101,15 +120,22 @@ pub type Ended = Box<dyn FnOnce(Option<&Loss>)>;
 /// See [`Hooks::unsolicited`].
 pub type Unsolicited = Box<dyn for<'a> Fn(Raw<'a>, FrameKind, Nanos) -> Option<Raw<'a>>>;
 
-struct InFlight<C> {
-    completion: C,
+pub(super) struct InFlight<C> {
+    pub(super) completion: C,
     due: Nanos,
     orphan: bool,
 }
 
-struct Queue<C> {
+impl<C> InFlight<C> {
+    /// Whether its client has been answered that it has timed out.
+    pub(super) fn is_orphan(&self) -> bool {
+        self.orphan
+    }
+}
+
+pub(super) struct Queue<C> {
     output: OutputBuffer,
-    in_flight: VecDeque<InFlight<C>>,
+    pub(super) in_flight: VecDeque<InFlight<C>>,
     orphans: usize,
 }
 
@@ -131,7 +157,9 @@ pub struct Lane<C: Completion> {
     pub greeting: Greeting,
     address: String,
     write: RefCell<Option<OwnedWriteHalf>>,
-    queue: RefCell<Queue<C>>,
+    pub(super) queue: RefCell<Queue<C>>,
+    /// What is done of a large reply.
+    pub(super) passing: Passing,
     state: Cell<State>,
     /// No client is to be pinned to it any more.
     retired: Cell<bool>,
@@ -143,9 +171,9 @@ pub struct Lane<C: Completion> {
     waiting_since: Cell<Nanos>,
     /// When bytes of an unfinished reply last came in; [`Nanos::NEVER`] between replies.
     progress: Cell<Nanos>,
-    /// When a command that may take its time (BLPOP, WAIT) was last answered: only since then has the server been at
-    /// what was sent behind it.
-    held_up_until: Cell<Nanos>,
+    /// When a command that may take its time (BLPOP, WAIT) was last answered, or the end of a large reply was read: only
+    /// since then has the server been at what was sent behind it.
+    pub(super) held_up_until: Cell<Nanos>,
     driver: RefCell<Option<Waker>>,
     kicked: Cell<bool>,
     congested: RefCell<Vec<Waker>>,
@@ -166,6 +194,7 @@ impl<C: Completion> Lane<C> {
                 in_flight: VecDeque::new(),
                 orphans: 0,
             }),
+            passing: Passing::default(),
             state: Cell::new(State::Open),
             retired: Cell::new(false),
             private: Cell::new(false),
@@ -217,17 +246,22 @@ impl<C: Completion> Lane<C> {
         self.is_open() && !self.retired.get()
     }
 
-    /// Whether the server keeps this lane waiting for longer than [`STALLED_AFTER`]: it runs a long script, or one of
-    /// the commands is held up by CLIENT PAUSE. A client with nothing in flight had better go elsewhere, where the
-    /// server may answer it, if only with -BUSY.
+    /// Whether a client with nothing in flight had better go elsewhere: a large reply is under way, or a large request, or
+    /// the server keeps the lane waiting. Then it may answer elsewhere, if only with -BUSY.
     pub fn is_stalled(&self, now: Nanos) -> bool {
+        self.passing.is_on() || self.is_silent(now) || self.queue.borrow().output.len() > BACKLOG_BYTES_MAX
+    }
+
+    /// Whether the server keeps this lane waiting for longer than [`STALLED_AFTER`]: it runs a long script, or one of
+    /// the commands is held up by CLIENT PAUSE.
+    fn is_silent(&self, now: Nanos) -> bool {
         now.since(self.waiting_since.get()) > STALLED_AFTER
     }
 
     /// Whether the command that it is at has timed out, and nothing has come since. The server may be busy, or the lane
     /// may end in something that takes in bytes and passes on none: there is no telling by the lane alone.
     pub fn is_given_up(&self, now: Nanos) -> bool {
-        self.is_stalled(now) && self.queue.borrow().in_flight.front().is_some_and(|entry| entry.orphan)
+        self.is_silent(now) && self.queue.borrow().in_flight.front().is_some_and(|entry| entry.orphan)
     }
 
     /// Whether the upstream takes in requests too slowly; then `waker` is woken when it has caught up.
@@ -298,6 +332,9 @@ impl<C: Completion> Lane<C> {
     /// Answers those whose time is up. A reply that is still coming in holds up all behind it, rightly, and so does a
     /// command that may take its time.
     pub fn sweep(&self, now: Nanos, timeout: Duration) {
+        if self.watch_reader(now) {
+            self.progress.set(now);
+        }
         let progress = self.progress.get();
         if progress != Nanos::NEVER && now.since(progress) < timeout {
             return;
@@ -320,7 +357,7 @@ impl<C: Completion> Lane<C> {
     }
 
     /// Wakes the driver, once for everything that is queued before it runs.
-    fn kick(&self) {
+    pub(super) fn kick(&self) {
         if !self.kicked.replace(true)
             && let Some(waker) = self.driver.borrow().as_ref()
         {
@@ -356,15 +393,20 @@ impl<C: Completion> Lane<C> {
         let Some(mut entry) = self.queue.borrow_mut().in_flight.pop_front() else {
             return Err("a reply that nobody asked for".into());
         };
-        let progress = entry.completion.reply(raw, arrived);
-        let mut queue = self.queue.borrow_mut();
-        match progress {
-            Progress::More => queue.in_flight.push_front(entry),
-            Progress::Done if entry.due == Nanos::FOREVER => self.held_up_until.set(arrived),
-            Progress::Done if entry.orphan => queue.orphans -= 1,
-            Progress::Done => {}
+        match entry.completion.reply(raw, arrived) {
+            Progress::More => self.queue.borrow_mut().in_flight.push_front(entry),
+            Progress::Done => self.ended(&entry, arrived),
         }
         Ok(())
+    }
+
+    /// A command has its last reply.
+    pub(super) fn ended(&self, entry: &InFlight<C>, arrived: Nanos) {
+        if entry.due == Nanos::FOREVER {
+            self.held_up_until.set(arrived);
+        } else if entry.orphan {
+            self.queue.borrow_mut().orphans -= 1;
+        }
     }
 }
 
@@ -403,9 +445,9 @@ async fn drive<C: Completion>(
     clean.then_some(read)
 }
 
-struct Reader {
-    buffer: BytesMut,
-    scanner: ReplyScanner,
+pub(super) struct Reader {
+    pub(super) buffer: BytesMut,
+    pub(super) scanner: ReplyScanner,
 }
 
 impl<C: Completion> Lane<C> {
@@ -425,7 +467,10 @@ impl<C: Completion> Lane<C> {
                 return Poll::Ready(Ok(()));
             }
             self.poll_write(cx).map_err(|error| error.to_string())?;
-            reader.reserve();
+            if self.must_pause() {
+                return Poll::Pending;
+            }
+            reader.reserve(self.passing.is_on());
             match poll_read_buf(Pin::new(&mut *read), cx, &mut reader.buffer) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error.to_string())),
@@ -451,7 +496,10 @@ impl<C: Completion> Lane<C> {
         loop {
             let frame = reader.scanner.scan(&reader.buffer[start..]).map_err(|error| error.to_string())?;
             let Some(frame) = frame else { break };
-            if frame.len >= SHARED_BYTES_MIN {
+            if self.passing.is_on() {
+                let bytes = reader.buffer.split_to(frame.len).freeze();
+                self.last_piece(bytes, arrived);
+            } else if frame.len >= SHARED_BYTES_MIN {
                 reader.buffer.advance(start);
                 start = 0;
                 let bytes = reader.buffer.split_to(frame.len).freeze();
@@ -463,7 +511,9 @@ impl<C: Completion> Lane<C> {
             }
         }
         reader.buffer.advance(start);
-        self.progress.set(if reader.buffer.is_empty() { Nanos::NEVER } else { arrived });
+        self.pass_on(reader, arrived);
+        let is_between = reader.buffer.is_empty() && !self.passing.is_on();
+        self.progress.set(if is_between { Nanos::NEVER } else { arrived });
         Ok(())
     }
 
@@ -479,11 +529,12 @@ impl<C: Completion> Lane<C> {
 impl Reader {
     /// Room for the rest of a large frame, or for one ordinary read. An empty buffer that a large frame has
     /// left behind is dropped, not kept.
-    fn reserve(&mut self) {
+    fn reserve(&mut self, is_passed_on: bool) {
         if self.buffer.is_empty() && self.buffer.capacity() > 4 * READ_BYTES {
             self.buffer = BytesMut::new();
         }
-        let wanted = self.scanner.bytes_wanted().max(READ_BYTES / 4);
+        let all = self.scanner.bytes_wanted();
+        let wanted = if is_passed_on { all.min(PIECE_BYTES) } else { all }.max(READ_BYTES / 4);
         if self.buffer.capacity() - self.buffer.len() < wanted {
             self.buffer.reserve(wanted.max(READ_BYTES));
         }

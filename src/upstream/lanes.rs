@@ -24,6 +24,7 @@ use super::{
     connection::{Connection, DialError, Dialer, Profile, ProfileKey},
     control::Question,
     health::Health,
+    identity::Identity,
     lane::{Completion, Hooks, Lane, Loss, Pinned},
 };
 use crate::{
@@ -64,6 +65,9 @@ pub enum Pick<C: Completion> {
     Failed(DialError),
 }
 
+/// Is told whose lane has died.
+pub type Lost = Rc<dyn Fn(&Arc<Identity>)>;
+
 struct Slots<C: Completion> {
     lanes: Vec<Rc<Lane<C>>>,
     dialing: Option<Vec<Waker>>,
@@ -79,13 +83,14 @@ pub struct Lanes<C: Completion> {
     policy: Policy,
     counters: Arc<Counters>,
     batch_end: Rc<dyn Fn()>,
+    lost: Lost,
     slots: RefCell<HashMap<ProfileKey, Slots<C>>>,
     /// Every lane that is open, those too that take no further client: their commands have deadlines like others.
     open: RefCell<Vec<Weak<Lane<C>>>>,
 }
 
 impl<C: Completion> Lanes<C> {
-    /// No lanes yet. `batch_end` is called after each batch of replies.
+    /// No lanes yet. `batch_end` is called after each batch of replies, and `lost` when a lane of that user has died.
     pub fn new(
         dialer: Arc<Dialer>,
         health: Arc<Health>,
@@ -93,9 +98,10 @@ impl<C: Completion> Lanes<C> {
         policy: Policy,
         counters: Arc<Counters>,
         batch_end: Rc<dyn Fn()>,
+        lost: Lost,
     ) -> Rc<Self> {
         let (slots, open) = (RefCell::default(), RefCell::default());
-        Rc::new(Self { dialer, health, questions, policy, counters, batch_end, slots, open })
+        Rc::new(Self { dialer, health, questions, policy, counters, batch_end, lost, slots, open })
     }
 
     /// Finds a lane for a client of this profile, or starts dialling one.
@@ -149,12 +155,16 @@ impl<C: Completion> Lanes<C> {
     /// Retires the lanes that are on another server process than `server`: the upstream has been restarted,
     /// replaced or given another role, and nothing may be cached from them.
     pub fn retire_others(&self, server: ServerId) {
-        for slots in self.slots.borrow().values() {
-            slots
-                .lanes
-                .iter()
-                .filter(|lane| !lane.greeting.server.is_same(server))
-                .for_each(|lane| lane.retire());
+        let open = self.open_lanes();
+        open.iter().filter(|lane| !lane.greeting.server.is_same(server)).for_each(|lane| lane.retire());
+    }
+
+    /// Leaves the lanes of this user to the clients that are on them: what the server lets them do, it would not let
+    /// newcomers do any more, or the other way round.
+    pub fn set_aside(&self, identity: IdentityId) {
+        let mut all = self.slots.borrow_mut();
+        for (_, slots) in all.iter_mut().filter(|((id, ..), _)| *id == identity) {
+            slots.lanes.clear();
         }
     }
 
@@ -182,11 +192,13 @@ impl<C: Completion> Lanes<C> {
     fn open(self: &Rc<Self>, connection: Connection) -> Rc<Lane<C>> {
         self.counters.lanes.add(1);
         let this = Rc::clone(self);
+        let identity = Arc::clone(&connection.profile.identity);
         let ended = Box::new(move |loss: Option<&Loss>| {
             this.counters.lanes.sub(1);
             if let Some(loss) = loss {
                 this.counters.lanes_lost.add(1);
                 this.health.suspect(&loss.to_string());
+                (this.lost)(&identity);
             }
         });
         let hooks = Hooks { batch_end: Rc::clone(&self.batch_end), unsolicited: None, ended };

@@ -6,7 +6,7 @@ use crate::{Ask, House, LONG_LEASE, bulk};
 
 /// Two users with different rights, and a default user who may do all.
 #[track_caller]
-fn house_with_users() -> House {
+pub(crate) fn house_with_users() -> House {
     let house = House::start_with(&[], |proxy| {
         proxy.set("cache.max_staleness", LONG_LEASE).set("upstream.health_check_interval", "200ms")
     });
@@ -19,7 +19,7 @@ fn house_with_users() -> House {
 
 impl House {
     #[track_caller]
-    fn client_of(&self, user: &str, password: &str) -> Client {
+    pub(crate) fn client_of(&self, user: &str, password: &str) -> Client {
         let mut client = self.client();
         client.expect(b"+OK\r\n", &["AUTH", user, password]);
         client
@@ -27,7 +27,7 @@ impl House {
 }
 
 #[track_caller]
-fn is_refused(reply: &[u8]) {
+pub(crate) fn is_refused(reply: &[u8]) {
     assert!(reply.starts_with(b"-NOPERM"), "{}", shown(reply));
 }
 

@@ -16,6 +16,7 @@ mod order;
 mod outside;
 mod pipelines;
 mod transactions;
+mod users;
 mod writes;
 
 use std::time::Duration;

@@ -142,7 +142,10 @@ impl Model {
         match command {
             Command::One(verb, key) if is_lost => {
                 let after: Vec<Value> = self.keys[*key].iter().map(|value| verb.run(value).1).collect();
+                // Without this they double with each loss, and a slow machine sees many in a row.
                 self.keys[*key].extend(after);
+                self.keys[*key].sort();
+                self.keys[*key].dedup();
                 Ok(())
             }
             Command::One(verb, key) => self.narrow(*verb, *key, reply),

@@ -238,13 +238,15 @@ pub(super) fn huge(scene: &Scene<'_>, random: &mut Rng) {
     outside.must(&format!("SETRANGE huge {} x", HUGE_BYTES - 1));
     let mut client = scene.proxy.client();
     client.send(&["GET", "huge"]);
+    // At once, or it might be cut off, since others wait behind the reply.
+    let reader = thread::spawn(move || client.recv());
     sleep_ms(random, 0..20);
     let mut request = vec!["MSET".to_owned()];
     for number in 0..LONG_NAMES {
         request.extend([format!("{number}").repeat((1 << 20) / 2), String::new()]);
     }
     outside.ask_all(&[request.clone()]).expect("there is memory enough");
-    let reply = client.recv();
+    let reply = reader.join().expect("it came");
     if payload(&reply).len() != HUGE_BYTES {
         scene.complain(&format!("{} bytes of {HUGE_BYTES} came", reply.len()));
     }
