@@ -87,6 +87,25 @@ fn a_killed_client_is_gone_at_once() {
     }
 }
 
+/// Pools look at a connection before they hand it out, and dial another in place of one that was closed: with Redis, a
+/// killed one is by then. The victims are spread over the workers, and some wait or listen.
+#[test]
+fn whoever_is_told_of_a_kill_finds_the_connection_closed() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).set("server.workers", "2").start();
+    let mut killer = proxy.client();
+    for round in 0..100 {
+        let mut victims = [proxy.client(), proxy.client(), proxy.client()];
+        let ids = victims.each_mut().map(|victim| integer(&victim.cmd(&["CLIENT", "ID"])).to_string());
+        victims[1].cmd(&["SUBSCRIBE", "news"]);
+        victims[2].send(&["BLPOP", "nothing", "0"]);
+        for (victim, id) in victims.iter().zip(&ids) {
+            killer.expect(b":1\r\n", &["CLIENT", "KILL", "ID", id]);
+            assert!(victim.is_closed(), "round {round}");
+        }
+    }
+}
+
 /// Redis closes a user's connections when it deletes the user. A client that went on getting errors would never dial
 /// again, and so never learn that its password is what is wrong. And once there is such a user again, AUTH says so at
 /// once.

@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use tokio::sync::mpsc;
 
 use super::{
     Inner, Next, Session,
@@ -284,15 +285,25 @@ impl Session {
         inner.reply(&Value::Verbatim(lines.into()))
     }
 
-    /// `CLIENT KILL addr`, and the filter form.
+    /// `CLIENT KILL addr`, and the filter form. As with Redis, whoever is told of it finds the connections closed: a
+    /// pool looks whether a connection is at its end before it hands it out.
     fn kill_clients(&self, inner: &mut Inner, args: Args<'_>) -> Next {
-        let all = self.worker.shared.registry.all();
-        if args.len() == 3 {
-            let found = all.iter().find(|info| is_address(info.peer, &args[2]));
-            if !found.is_some_and(|info| self.kill_client(info)) {
-                return inner.refuse("ERR No such client");
+        let is_old_form = args.len() == 3;
+        match inner.verdict.take() {
+            Some(Verdict::Killed(0)) if is_old_form => return inner.refuse("ERR No such client"),
+            Some(Verdict::Killed(count)) => {
+                if self.info.is_doomed() {
+                    self.end_after_output();
+                }
+                return inner.reply(&if is_old_form { Value::OK } else { Value::Integer(count) });
             }
-            return inner.reply(&Value::OK);
+            // `judge_kill` looks at it.
+            verdict => inner.verdict = verdict,
+        }
+        let mut doomed = self.worker.shared.registry.all();
+        if is_old_form {
+            doomed.retain(|info| is_address(info.peer, &args[2]));
+            return Self::await_kill(inner, doomed);
         }
         if args.iter().skip(2).step_by(2).any(|option| option.eq_ignore_ascii_case(b"USER"))
             && args.len().is_multiple_of(2)
@@ -300,7 +311,6 @@ impl Session {
         {
             return next;
         }
-        let mut doomed: Vec<&Arc<ClientInfo>> = all.iter().collect();
         let mut skip_me = true;
         for index in (2..args.len()).step_by(2) {
             let (option, Some(value)) = (&args[index], args.get(index + 1)) else {
@@ -324,9 +334,24 @@ impl Session {
             }
         }
         doomed.retain(|info| !skip_me || info.id != self.info.id);
-        doomed.retain(|info| self.kill_client(info));
-        let count = i64::try_from(doomed.len()).unwrap_or(i64::MAX);
-        inner.reply(&Value::Integer(count))
+        Self::await_kill(inner, doomed)
+    }
+
+    fn await_kill(inner: &mut Inner, doomed: Vec<Arc<ClientInfo>>) -> Next {
+        if inner.is_drained() { Next::Await(Transition::Kill(doomed)) } else { Next::Hold }
+    }
+
+    /// Has the workers of these clients cut them off, and returns how many of them no other CLIENT KILL was first to
+    /// name. The killer itself goes once it has its reply.
+    pub(super) async fn cut_off(&self, mut doomed: Vec<Arc<ClientInfo>>) -> i64 {
+        doomed.retain(|info| info.doom());
+        let (letter, mut gone) = mpsc::channel(1);
+        for info in doomed.iter().filter(|info| info.id != self.info.id) {
+            self.worker.post(info.worker, Mail::Kill(info.id, letter.clone()));
+        }
+        drop(letter);
+        gone.recv().await;
+        i64::try_from(doomed.len()).unwrap_or(i64::MAX)
     }
 
     /// Which users there are only the server knows. It is asked to kill a connection that nobody has, and says what is
@@ -344,19 +369,6 @@ impl Session {
             }
             _ => Some(Next::Hold),
         }
-    }
-
-    /// False if it is being killed already.
-    fn kill_client(&self, info: &ClientInfo) -> bool {
-        if !info.doom() {
-            return false;
-        }
-        if info.id == self.info.id {
-            self.end_after_output();
-            return true;
-        }
-        self.worker.post(info.worker, Mail::Kill(info.id));
-        true
     }
 }
 

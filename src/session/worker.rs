@@ -18,7 +18,7 @@ use tokio::{
     net::TcpStream,
     sync::{
         Semaphore,
-        mpsc::{UnboundedReceiver, UnboundedSender},
+        mpsc::{self, UnboundedReceiver, UnboundedSender},
     },
     task::spawn_local,
     time::{MissedTickBehavior, interval},
@@ -79,8 +79,8 @@ pub enum Mail {
     Answer(Box<(Waiter, AnswerOutcome)>),
     /// The table of commands has grown; and the longest argument the server takes, if it says.
     Server(Arc<Table>, Option<usize>),
-    /// A client is to be cut off.
-    Kill(ClientId),
+    /// A client is to be cut off. Whoever waits for that has the channel's other end, and hears when it is dropped.
+    Kill(ClientId, mpsc::Sender<()>),
     /// A client is to have a connection of its own, since another's invalidations are redirected to it.
     Claim(ClientId),
     /// Finish what is in hand and take nothing more.
@@ -321,7 +321,7 @@ impl Worker {
                 limits.bulk_bytes_max = bulk_bytes_max.unwrap_or(Limits::default().bulk_bytes_max);
                 self.request_limits.set(limits);
             }
-            Mail::Kill(client) => {
+            Mail::Kill(client, _seen_off) => {
                 if let Some(session) = self.sessions.borrow().get(&client) {
                     session.kill();
                 }
