@@ -13,6 +13,8 @@ mod common;
 mod ecosystem;
 #[path = "clients/pair.rs"]
 mod pair;
+#[path = "clients/php.rs"]
+mod php;
 #[path = "clients/redis_py.rs"]
 mod redis_py;
 #[path = "clients/redis_rs.rs"]
