@@ -108,6 +108,21 @@ fn whoever_is_told_of_a_kill_finds_the_connection_closed() {
     }
 }
 
+#[test]
+fn client_list_shows_who_is_not_evicted() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).start();
+    for mut client in [redis.client(), proxy.client()] {
+        for (value, flags) in [("ON", " flags=e "), ("OFF", " flags=N ")] {
+            client.expect(b"+OK\r\n", &["CLIENT", "NO-EVICT", value]);
+            for request in [&["CLIENT", "INFO"][..], &["CLIENT", "LIST", "TYPE", "normal"]] {
+                let listed = client.text(request);
+                assert!(listed.contains(flags), "{value}: {listed}");
+            }
+        }
+    }
+}
+
 /// Redis closes a user's connections when it deletes the user. A client that went on getting errors would never dial
 /// again, and so never learn that its password is what is wrong. And once there is such a user again, AUTH says so at
 /// once.

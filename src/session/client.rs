@@ -103,8 +103,7 @@ impl Session {
             return Self::reply_mode(inner, &args[2]);
         }
         if is("NO-EVICT", 3) || (is("NO-TOUCH", 3) && knows_7_2) {
-            let known = [&b"ON"[..], b"OFF"].iter().any(|value| args[2].eq_ignore_ascii_case(value));
-            return if known { inner.reply(&Value::OK) } else { inner.refuse("ERR syntax error") };
+            return self.spare(inner, is("NO-EVICT", 3), &args[2]);
         }
         if subcommand.eq_ignore_ascii_case(b"LIST") {
             return self.list(inner, args, request.len());
@@ -283,6 +282,17 @@ impl Session {
             })
             .collect();
         inner.reply(&Value::Verbatim(lines.into()))
+    }
+
+    /// NO-EVICT and NO-TOUCH, which are kept for CLIENT LIST alone.
+    fn spare(&self, inner: &mut Inner, is_no_evict: bool, value: &[u8]) -> Next {
+        let is_on = value.eq_ignore_ascii_case(b"ON");
+        if !is_on && !value.eq_ignore_ascii_case(b"OFF") {
+            return inner.refuse("ERR syntax error");
+        }
+        let flag = if is_no_evict { &self.info.no_evict } else { &self.info.no_touch };
+        flag.store(is_on, Ordering::Relaxed);
+        inner.reply(&Value::OK)
     }
 
     /// `CLIENT KILL addr`, and the filter form. As with Redis, whoever is told of it finds the connections closed: a

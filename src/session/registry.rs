@@ -64,6 +64,10 @@ pub struct ClientInfo {
     pub queued: AtomicI64,
     /// Blocking commands in flight.
     pub blocking: AtomicU32,
+    /// CLIENT NO-EVICT.
+    pub no_evict: AtomicBool,
+    /// CLIENT NO-TOUCH.
+    pub no_touch: AtomicBool,
     /// What may change.
     pub details: Mutex<Details>,
 }
@@ -118,6 +122,8 @@ impl Registry {
             doomed: AtomicBool::new(false),
             queued: AtomicI64::new(-1),
             blocking: AtomicU32::new(0),
+            no_evict: AtomicBool::new(false),
+            no_touch: AtomicBool::new(false),
             details: Mutex::default(),
         });
         self.clients.insert(id, Arc::clone(&info));
@@ -178,6 +184,8 @@ impl ClientInfo {
             (details.subscriptions != [0; 3], 'P'),
             (self.queued.load(Ordering::Relaxed) >= 0, 'x'),
             (self.blocking.load(Ordering::Relaxed) > 0, 'b'),
+            (self.no_evict.load(Ordering::Relaxed), 'e'),
+            (self.no_touch.load(Ordering::Relaxed), 'T'),
         ];
         let set: String = flags.iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag).collect();
         if set.is_empty() { "N".into() } else { set }
