@@ -25,6 +25,8 @@ mod redis_rs;
 mod redis_rs_blocking;
 #[path = "clients/redis_rs_tokio.rs"]
 mod redis_rs_tokio;
+#[path = "clients/ruby.rs"]
+mod ruby;
 #[path = "clients/transcript.rs"]
 mod transcript;
 
