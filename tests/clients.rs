@@ -15,6 +15,8 @@ mod ecosystem;
 mod go;
 #[path = "clients/pair.rs"]
 mod pair;
+#[path = "clients/perl.rs"]
+mod perl;
 #[path = "clients/php.rs"]
 mod php;
 #[path = "clients/redis_py.rs"]
