@@ -11,6 +11,8 @@
 mod common;
 #[path = "clients/ecosystem.rs"]
 mod ecosystem;
+#[path = "clients/fred.rs"]
+mod fred;
 #[path = "clients/go.rs"]
 mod go;
 #[path = "clients/pair.rs"]
