@@ -51,7 +51,7 @@ pub(crate) async fn client(database: u8) -> Result<Client, Error> {
 /// Any command, by its words; fred has no others than it knows.
 pub(crate) async fn custom(client: &Client, words: &[&str]) -> Result<Value, Error> {
     let command = CustomCommand::new(words[0].to_owned(), ClusterHash::FirstKey, false);
-    client.custom(command, words[1..].iter().map(|word| word.to_string()).collect::<Vec<_>>()).await
+    client.custom(command, words[1..].iter().map(ToString::to_string).collect::<Vec<_>>()).await
 }
 
 /// Returns once something holds that comes by itself.
