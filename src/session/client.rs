@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use tokio::sync::mpsc;
 
 use super::{
     Inner, Next, Session,
@@ -128,15 +129,15 @@ impl Session {
             return Self::reply_mode(inner, &args[2]);
         }
         if let Some(own) = Own::of(args, knows_7_2) {
-            let question = match own {
-                Own::List => Some(vec![&b"CLIENT"[..], b"LIST", b"ID", NOBODY]),
-                Own::Kill => Some(kill_of_nobody(&args)),
-                _ => None,
-            };
-            return match question.and_then(|question| Self::judged(inner, &question)) {
-                Some(next) => next,
-                None => inner.reply(&self.own(own, args, request.len())),
-            };
+            if own == Own::Kill {
+                return self.kill_clients(inner, args);
+            }
+            if own == Own::List
+                && let Some(next) = Self::judged(inner, &[b"CLIENT", b"LIST", b"ID", NOBODY])
+            {
+                return next;
+            }
+            return inner.reply(&self.own(own, args, request.len()));
         }
         if subcommand.eq_ignore_ascii_case(b"TRACKING") {
             return match self.redirect(args) {
@@ -235,12 +236,18 @@ impl Session {
                 let line = self.info.line(clock::now(), "client|info", request_bytes) + "\n";
                 Value::Verbatim(line.into())
             }
-            Own::NoEvict => {
-                let known = [&b"ON"[..], b"OFF"].iter().any(|value| args[2].eq_ignore_ascii_case(value));
-                if known { Value::OK } else { Value::error("ERR syntax error") }
-            }
+            Own::NoEvict => self.spare(args),
             Own::List => self.list(args, request_bytes),
-            Own::Kill => self.kill_clients(args),
+            Own::Kill => match self.named(args) {
+                Ok(doomed) => {
+                    let (count, _) = self.condemn(doomed);
+                    if self.info.is_doomed() {
+                        self.end_after_output();
+                    }
+                    killed(args, count)
+                }
+                Err(error) => error,
+            },
         }
     }
 
@@ -377,26 +384,56 @@ impl Session {
         Value::Verbatim(lines.into())
     }
 
-    /// `CLIENT KILL addr`, and the filter form.
-    fn kill_clients(&self, args: Args<'_>) -> Value {
-        let all = self.worker.shared.registry.all();
-        if args.len() == 3 {
-            let found = all.iter().find(|info| is_address(info.peer, &args[2]));
-            if !found.is_some_and(|info| self.kill_client(info)) {
-                return Value::error("ERR No such client");
-            }
-            return Value::OK;
+    /// NO-EVICT and NO-TOUCH, which are kept for CLIENT LIST alone.
+    fn spare(&self, args: Args<'_>) -> Value {
+        let is_on = args[2].eq_ignore_ascii_case(b"ON");
+        if !is_on && !args[2].eq_ignore_ascii_case(b"OFF") {
+            return Value::error("ERR syntax error");
         }
-        let mut doomed: Vec<&Arc<ClientInfo>> = all.iter().collect();
+        let is_no_evict = args[1].eq_ignore_ascii_case(b"NO-EVICT");
+        let flag = if is_no_evict { &self.info.no_evict } else { &self.info.no_touch };
+        flag.store(is_on, Ordering::Relaxed);
+        Value::OK
+    }
+
+    /// CLIENT KILL. As with Redis, whoever is told of it finds the connections closed: a pool looks whether a connection
+    /// is at its end before it hands it out.
+    fn kill_clients(&self, inner: &mut Inner, args: Args<'_>) -> Next {
+        match inner.verdict.take() {
+            Some(Verdict::Killed(count)) => {
+                if self.info.is_doomed() {
+                    self.end_after_output();
+                }
+                return inner.reply(&killed(args, count));
+            }
+            // `judged` looks at it.
+            verdict => inner.verdict = verdict,
+        }
+        if let Some(next) = Self::judged(inner, &kill_of_nobody(&args)) {
+            return next;
+        }
+        match self.named(args) {
+            Ok(doomed) => Next::Await(Transition::Kill(doomed)),
+            Err(error) => inner.reply(&error),
+        }
+    }
+
+    /// The clients that a CLIENT KILL names, by their address alone or by filters.
+    fn named(&self, args: Args<'_>) -> Result<Vec<Arc<ClientInfo>>, Value> {
+        let mut doomed = self.worker.shared.registry.all();
+        if args.len() == 3 {
+            doomed.retain(|info| is_address(info.peer, &args[2]));
+            return Ok(doomed);
+        }
         let mut skip_me = true;
         for index in (2..args.len()).step_by(2) {
             let (option, Some(value)) = (&args[index], args.get(index + 1)) else {
-                return Value::error("ERR syntax error");
+                return Err(Value::error("ERR syntax error"));
             };
             match option.to_ascii_uppercase().as_slice() {
                 b"ID" => match number(value).filter(|id| *id > 0) {
                     Some(id) => doomed.retain(|info| info.id.0 == id),
-                    None => return Value::error("ERR client-id should be greater than 0"),
+                    None => return Err(Value::error("ERR client-id should be greater than 0")),
                 },
                 b"ADDR" => doomed.retain(|info| is_address(info.peer, value)),
                 b"LADDR" => doomed.retain(|info| is_address(info.local, value)),
@@ -404,15 +441,32 @@ impl Session {
                     doomed.retain(|info| info.details.lock().user.as_deref().unwrap_or(b"default") == value);
                 }
                 b"TYPE" if is_type(value) => doomed.retain(|info| info.is_of_type(value)),
-                b"TYPE" => return Value::error(unknown_type(value)),
+                b"TYPE" => return Err(Value::error(unknown_type(value))),
                 b"SKIPME" if value.eq_ignore_ascii_case(b"yes") => {}
                 b"SKIPME" if value.eq_ignore_ascii_case(b"no") => skip_me = false,
-                _ => return Value::error("ERR syntax error"),
+                _ => return Err(Value::error("ERR syntax error")),
             }
         }
         doomed.retain(|info| !skip_me || info.id != self.info.id);
-        doomed.retain(|info| self.kill_client(info));
-        Value::Integer(i64::try_from(doomed.len()).unwrap_or(i64::MAX))
+        Ok(doomed)
+    }
+
+    /// Has the workers of these clients cut them off, and returns how many of them no other CLIENT KILL was first to
+    /// name. The killer itself goes once it has its reply.
+    pub(super) async fn kill_all(&self, doomed: Vec<Arc<ClientInfo>>) -> i64 {
+        let (count, mut gone) = self.condemn(doomed);
+        gone.recv().await;
+        count
+    }
+
+    /// As above, and what ends when they are gone.
+    fn condemn(&self, mut doomed: Vec<Arc<ClientInfo>>) -> (i64, mpsc::Receiver<()>) {
+        doomed.retain(|info| info.doom());
+        let (letter, gone) = mpsc::channel(1);
+        for info in doomed.iter().filter(|info| info.id != self.info.id) {
+            self.worker.post(info.worker, Mail::Kill(info.id, letter.clone()));
+        }
+        (i64::try_from(doomed.len()).unwrap_or(i64::MAX), gone)
     }
 
     /// Has the server judge what is then done here. `None`: it has nothing against it, or cannot be asked, and what its
@@ -431,23 +485,19 @@ impl Session {
             _ => Some(Next::Hold),
         }
     }
-
-    /// False if it is being killed already.
-    fn kill_client(&self, info: &ClientInfo) -> bool {
-        if !info.doom() {
-            return false;
-        }
-        if info.id == self.info.id {
-            self.end_after_output();
-            return true;
-        }
-        self.worker.post(info.worker, Mail::Kill(info.id));
-        true
-    }
 }
 
 fn is(args: Args<'_>, name: &str, count: usize) -> bool {
     args.len() == count && args[1].eq_ignore_ascii_case(name.as_bytes())
+}
+
+/// What a CLIENT KILL of so many clients is answered.
+fn killed(args: Args<'_>, count: i64) -> Value {
+    match (args.len(), count) {
+        (3, 0) => Value::error("ERR No such client"),
+        (3, _) => Value::OK,
+        _ => Value::Integer(count),
+    }
 }
 
 /// A CLIENT KILL of a connection that nobody has. The server knows who may kill, and which users there are.

@@ -55,6 +55,8 @@ pub(super) enum Transition {
     BeClaimed,
     /// Have the upstream answer this request on a connection that nothing else travels on.
     Ask(Vec<u8>),
+    /// Cut these clients off.
+    Kill(Vec<Arc<ClientInfo>>),
 }
 
 /// What an awaited transition came to.
@@ -67,6 +69,8 @@ pub(super) enum Verdict {
     Answered(Bytes),
     /// The other client has its connection, or will not get one.
     Claimed,
+    /// So many clients are gone.
+    Killed(i64),
 }
 
 /// Which pool an exclusive connection is taken from.
@@ -198,6 +202,10 @@ impl Session {
                 let answer = self.worker.shared.dialer.ask(&profile, &request).await;
                 let verdict = answer.unwrap_or_else(|error| error.reply());
                 self.inner.borrow_mut().verdict = Some(Verdict::Answered(verdict));
+            }
+            Transition::Kill(doomed) => {
+                let count = self.kill_all(doomed).await;
+                self.inner.borrow_mut().verdict = Some(Verdict::Killed(count));
             }
         }
     }

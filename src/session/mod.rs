@@ -495,9 +495,10 @@ impl Session {
         self.ending.set(self.ending.get().max(ending));
     }
 
-    /// Cuts the client off.
+    /// Cuts the client off: it sees the end of its connection now, and its task follows.
     fn kill(&self) {
         self.end(Ending::Now);
+        self.write.replace(None);
         self.wake();
     }
 

@@ -64,6 +64,10 @@ pub struct ClientInfo {
     pub queued: AtomicI64,
     /// Blocking commands in flight.
     pub blocking: AtomicU32,
+    /// CLIENT NO-EVICT.
+    pub no_evict: AtomicBool,
+    /// CLIENT NO-TOUCH.
+    pub no_touch: AtomicBool,
     /// What may change.
     pub details: Mutex<Details>,
 }
@@ -118,6 +122,8 @@ impl Registry {
             doomed: AtomicBool::new(false),
             queued: AtomicI64::new(-1),
             blocking: AtomicU32::new(0),
+            no_evict: AtomicBool::new(false),
+            no_touch: AtomicBool::new(false),
             details: Mutex::default(),
         });
         self.clients.insert(id, Arc::clone(&info));
@@ -139,7 +145,7 @@ impl Registry {
     /// Everybody who was not killed, by number.
     pub fn all(&self) -> Vec<Arc<ClientInfo>> {
         let mut all: Vec<_> = self.clients.iter().map(|entry| Arc::clone(entry.value())).collect();
-        all.retain(|info| !info.doomed.load(Ordering::Acquire));
+        all.retain(|info| !info.is_doomed());
         all.sort_by_key(|info| info.id);
         all
     }
@@ -161,6 +167,11 @@ impl ClientInfo {
         !self.doomed.swap(true, Ordering::AcqRel)
     }
 
+    /// Whether a CLIENT KILL has named it.
+    pub fn is_doomed(&self) -> bool {
+        self.doomed.load(Ordering::Acquire)
+    }
+
     /// Whether CLIENT LIST and KILL count this client as of a type; a proxy has no masters and replicas.
     pub fn is_of_type(&self, kind: &[u8]) -> bool {
         let is_subscriber = self.details.lock().subscriptions != [0; 3];
@@ -173,6 +184,8 @@ impl ClientInfo {
             (details.subscriptions != [0; 3], 'P'),
             (self.queued.load(Ordering::Relaxed) >= 0, 'x'),
             (self.blocking.load(Ordering::Relaxed) > 0, 'b'),
+            (self.no_evict.load(Ordering::Relaxed), 'e'),
+            (self.no_touch.load(Ordering::Relaxed), 'T'),
         ];
         let set: String = flags.iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag).collect();
         if set.is_empty() { "N".into() } else { set }

@@ -18,7 +18,7 @@ use tokio::{
     net::TcpStream,
     sync::{
         Notify, Semaphore,
-        mpsc::{UnboundedReceiver, UnboundedSender},
+        mpsc::{self, UnboundedReceiver, UnboundedSender},
     },
     task::spawn_local,
     time::{MissedTickBehavior, interval, sleep},
@@ -83,8 +83,8 @@ pub enum Mail {
     Answer(Box<(Waiter, AnswerOutcome)>),
     /// The table of commands has grown; and the longest argument the server takes, if it says.
     Server(Arc<Table>, Option<usize>),
-    /// A client is to be cut off.
-    Kill(ClientId),
+    /// A client is to be cut off. Whoever waits for that has the channel's other end, and hears when it is dropped.
+    Kill(ClientId, mpsc::Sender<()>),
     /// Whether clients have to authenticate has changed: those to come are not like those there are.
     StrangersApart,
     /// A client is to have a connection of its own, since another's invalidations are redirected to it.
@@ -388,7 +388,7 @@ impl Worker {
                 limits.bulk_bytes_max = bulk_bytes_max.unwrap_or(Limits::default().bulk_bytes_max);
                 self.request_limits.set(limits);
             }
-            Mail::Kill(client) => {
+            Mail::Kill(client, _seen_off) => {
                 if let Some(session) = self.sessions.borrow().get(&client) {
                     session.kill();
                 }

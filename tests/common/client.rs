@@ -148,6 +148,18 @@ impl Client {
         self.take(self.received.len() - self.taken)
     }
 
+    /// Whether the server has closed the connection by now, and nothing is left to read.
+    #[track_caller]
+    pub(crate) fn is_closed(&self) -> bool {
+        self.stream.set_nonblocking(true).expect("an open socket");
+        let peeked = self.stream.peek(&mut [0]);
+        self.stream.set_nonblocking(false).expect("an open socket");
+        match peeked {
+            Ok(left) => left == 0,
+            Err(error) => error.kind() == ErrorKind::ConnectionReset,
+        }
+    }
+
     /// Ends the sending half; replies still come.
     pub(crate) fn finish_sending(&mut self) {
         self.try_finish_sending().expect("the connection stands");
