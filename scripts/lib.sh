@@ -1,4 +1,5 @@
-# What the scripts share: free ports, waiting, and a Redis client in bash for where redis-cli may be missing.
+# What the scripts share: free ports, waiting, a Redis client in bash for where redis-cli may be missing, tests, and the
+# installation of what they need.
 # shellcheck shell=bash
 
 # say WORDS...: a heading.
@@ -72,4 +73,46 @@ install_packages() {
   if ((EUID)); then as_root=(sudo); fi
   "${as_root[@]}" apt-get update -q
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends "$@"
+}
+
+# run_tests TARGETS... [-- FILTER...]: with cargo-nextest where there is one, which runs tests side by side and says
+# which hang.
+run_tests() {
+  if cargo nextest --version >/dev/null 2>&1; then
+    cargo nextest run --locked --no-fail-fast "$@"
+  else
+    cargo test --locked --no-fail-fast "$@"
+  fi
+}
+
+# install_clients ECOSYSTEM...: what the clients of tests/clients/ECOSYSTEM need, to where tests/clients/ecosystem.rs
+# looks for it.
+install_clients() {
+  local name
+  for name in "$@"; do
+    say "what $name needs"
+    "tests/clients/$name/install" "${CARGO_TARGET_DIR:-target}/tmp/$name"
+  done
+}
+
+# made_anew DIRECTORY WORDS: empties the directory, unless it was made of just these words (versions, manifests) and
+# finished by `made`.
+made_anew() {
+  if [[ -e $1/made-of && $(<"$1/made-of") == "$2" ]]; then return 1; fi
+  rm -rf "$1"
+  mkdir -p "$1"
+}
+
+# made DIRECTORY WORDS: comes last, so that what was interrupted in the making is made again.
+made() { printf '%s\n' "$2" >"$1/made-of"; }
+
+# python_environment DIRECTORY REQUIREMENTS: a virtual environment with what a file of requirements asks for.
+python_environment() {
+  python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages python3-venv
+  local words
+  words=$(python3 --version && cat "$2")
+  made_anew "$1" "$words" || return 0
+  python3 -m venv "$1"
+  "$1/bin/python" -m pip install --quiet --no-input --disable-pip-version-check --requirement "$2"
+  made "$1" "$words"
 }

@@ -2,11 +2,15 @@
 //!
 //! Clients do more than send commands: they greet with HELLO, AUTH, SELECT and CLIENT SETINFO, keep pools, load
 //! scripts when EVALSHA says NOSCRIPT, take pushes apart from replies, reconnect, and make error classes of an
-//! error's first words. redis-py (blocking and asyncio, with both of its parsers) and redis-rs (blocking, and on
-//! tokio) do what programs do with them, in both protocols. What each saw of Redis is compared with what it saw
+//! error's first words. Here they do what programs do with them. What each saw of Redis is compared with what it saw
 //! through the proxy, run twice on the same servers, so that the second time meets what the first left in the cache.
+//!
+//! redis-py and redis-rs run whenever tests do. The rest is ignored unless `scripts/test-clients` asks for it, since it
+//! installs a good deal first.
 
 mod common;
+#[path = "clients/ecosystem.rs"]
+mod ecosystem;
 #[path = "clients/pair.rs"]
 mod pair;
 #[path = "clients/redis_py.rs"]
@@ -23,59 +27,9 @@ mod transcript;
 use common::resp::{integer, shown};
 use common::{Redis, proxy};
 use pair::{Login, compare};
-use redis_py::Variant;
 
-/// With fewer hits than this, the workload of redis-py has not met the cache. It makes about 2,000.
-const REDIS_PY_HITS_MIN: u64 = 1_200;
-
-#[track_caller]
-fn redis_py(interface: &'static str, protocol: &'static str, parser: &'static str, login: Login) {
-    let variant = Variant { interface, protocol, parser };
-    let environment = redis_py::environment();
-    compare(login, REDIS_PY_HITS_MIN, |place| redis_py::run(&environment, variant, place));
-}
-
-#[test]
-fn redis_py_blocking_in_resp2() {
-    redis_py("blocking", "2", "python", Login::Nobody);
-}
-
-#[test]
-fn redis_py_blocking_in_resp2_with_hiredis_and_a_password() {
-    redis_py("blocking", "2", "hiredis", Login::User);
-}
-
-#[test]
-fn redis_py_blocking_in_resp3() {
-    redis_py("blocking", "3", "python", Login::Nobody);
-}
-
-#[test]
-fn redis_py_blocking_in_resp3_with_hiredis_and_a_password() {
-    redis_py("blocking", "3", "hiredis", Login::User);
-}
-
-#[test]
-fn redis_py_asyncio_in_resp2() {
-    redis_py("asyncio", "2", "python", Login::Nobody);
-}
-
-#[test]
-fn redis_py_asyncio_in_resp2_with_hiredis_and_a_password() {
-    redis_py("asyncio", "2", "hiredis", Login::User);
-}
-
-#[test]
-fn redis_py_asyncio_in_resp3() {
-    redis_py("asyncio", "3", "python", Login::Nobody);
-}
-
-#[test]
-fn redis_py_asyncio_in_resp3_with_hiredis_and_a_password() {
-    redis_py("asyncio", "3", "hiredis", Login::User);
-}
-
-/// The same for redis-rs. Its blocking workload makes about 2,300, the others 5,400.
+/// With fewer hits than this, the workload of redis-rs has not met the cache. The blocking one makes about 2,300, the
+/// others 5,400.
 const REDIS_RS_HITS_MIN: u64 = 1_500;
 
 #[test]

@@ -33,11 +33,12 @@ async def do(result):
 class Library:
     """redis-py as one run of the workload uses it."""
 
-    def __init__(self, url, interface, protocol, decode, user):
-        self.url = url
-        self.login = dict(zip(["username", "password"], user.split(":"))) if user else {}
+    def __init__(self, variables, interface, decode):
+        self.url = f"redis://{variables['REDIS_HOST']}:{variables['REDIS_PORT']}"
+        login = {name: variables.get(f"REDIS_{name.upper()}") for name in ["username", "password"]}
+        self.login = login if all(login.values()) else {}
         self.asyncio = interface == "asyncio"
-        self.protocol = protocol
+        self.protocol = int(variables["REDIS_PROTOCOL"])
         self.decode = decode
         self._clients = []
 

@@ -1,22 +1,19 @@
-"""Runs redis-py against the server at a URL, and prints a transcript that is the same whenever the answers are.
+"""Runs redis-py, and prints a transcript that is the same whenever the answers are.
 
-    python workload redis://127.0.0.1:6379 --interface blocking|asyncio --protocol 2|3 --parser python|hiredis
+    REDIS_HOST=127.0.0.1 REDIS_PORT=6379 REDIS_PROTOCOL=2|3 python redis_py --interface blocking|asyncio \\
+        --parser python|hiredis
 
-tests/clients.rs runs it against Redis and against nearhit, and compares. It flushes the server, so give it one that
-nobody needs. Each round is the whole workload over, on emptied databases but the same server, so that a later round
-meets whatever an earlier one left in a cache between. The last line is `done`.
+tests/clients/ecosystem.rs says what a workload is. It flushes the server, so give it one that nobody needs.
 """
 
 import argparse
 import asyncio
+import os
 import sys
 
 arguments = argparse.ArgumentParser()
-arguments.add_argument("url")
 arguments.add_argument("--interface", choices=["blocking", "asyncio"], required=True)
-arguments.add_argument("--protocol", type=int, choices=[2, 3], required=True)
 arguments.add_argument("--parser", choices=["python", "hiredis"], required=True)
-arguments.add_argument("--user", help="NAME:PASSWORD to log in with, instead of not logging in")
 arguments.add_argument("--rounds", type=int, default=2)
 arguments.add_argument("--step", action="append", help="only this one, for looking into a failure")
 options = arguments.parse_args()
@@ -39,7 +36,7 @@ async def main():
     for number in range(options.rounds):
         # What goes over the wire is the same for both, so one round of each is enough.
         decode = number % 2 == 1
-        library = Library(options.url, options.interface, options.protocol, decode, options.user)
+        library = Library(os.environ, options.interface, decode)
         cleaner = library.client()
         for clean in [cleaner.flushall, cleaner.script_flush, cleaner.function_flush]:
             await do(clean())
