@@ -11,6 +11,8 @@
 mod common;
 #[path = "clients/ecosystem.rs"]
 mod ecosystem;
+#[path = "clients/node.rs"]
+mod node;
 #[path = "clients/pair.rs"]
 mod pair;
 #[path = "clients/redis_py.rs"]
