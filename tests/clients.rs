@@ -15,6 +15,8 @@ mod ecosystem;
 mod node;
 #[path = "clients/pair.rs"]
 mod pair;
+#[path = "clients/python.rs"]
+mod python;
 #[path = "clients/redis_py.rs"]
 mod redis_py;
 #[path = "clients/redis_rs.rs"]

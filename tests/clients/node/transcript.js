@@ -18,7 +18,7 @@ const ROUNDS = 2;
 const SHOWN_MAX = 300;
 // What comes by itself is looked for every so often, and so many times.
 const POLL_INTERVAL_MS = 10;
-const POLLS_MAX = 1_000;
+const POLLS_MAX = 3_000;
 
 let step = '';
 
