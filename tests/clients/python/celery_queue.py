@@ -10,7 +10,7 @@ from celery import chain, chord, group
 from celery.exceptions import ChordError
 from celery.result import AsyncResult, GroupResult
 from celery_tasks import CLIENT_NAME, add, app, fail, failed, first_only, flaky, note, progress, rejected, slow, too_slow, total, where
-from server import Worker, client, run, until
+from server import Worker, client, lose, run, until
 from transcript import say
 
 TIMEOUT_S = 60
@@ -148,13 +148,9 @@ def events():
 
 
 def losses():
-    r = client()
     result = slow.delay(1)
     until("it runs", lambda: result.state == "STARTED")
-    lost = [one for one in r.client_list() if one["name"] == WORKER_NAME]
-    for one in lost:
-        r.client_kill_filter(_id=one["id"])
-    say("lost", ("brpop" in [one["cmd"] for one in lost], "0" != max(one["psub"] + one["sub"] for one in lost)))
+    lose(WORKER_NAME, "brpop")
     say("after a loss", (got(result), got(add.delay(9, 9)), got(group(add.s(n, 1) for n in range(5))())))
 
 

@@ -6,14 +6,16 @@ from django.conf import settings
 from django.core.signals import request_finished
 from django.http import HttpResponse
 from django.urls import path
-from server import run, until, url_of_protocol
+from server import lose, run, until, url_of
 from transcript import say
 
 HOT_PASSES = 60
+# What Django's connections are called.
+NAME = "site"
 
 
 def _cache(backend, database, **options):
-    return {"BACKEND": backend, "LOCATION": url_of_protocol(database), "KEY_PREFIX": "site", "TIMEOUT": 300} | options
+    return {"BACKEND": backend, "LOCATION": url_of(NAME, database), "KEY_PREFIX": "site", "TIMEOUT": 300} | options
 
 
 THEIRS, OWN = "django_redis.cache.RedisCache", "django.core.cache.backends.redis.RedisCache"
@@ -171,9 +173,8 @@ def finish():
     request_finished.send(sender=None)
     cache.close()
     say("anew", cache.get("kept"))
-    raw = cache.client.get_client()
-    raw.client_kill_filter(_type="normal", skipme=True)
-    say("after a kill", (cache.get("kept"), caches["own"].get("kept")))
+    lose(NAME)
+    say("after a loss", (cache.get("kept"), caches["own"].get("kept")))
 
 
 run([own, default, compressed, herd, extensions, pages, sessions, fragments, finish])

@@ -4,7 +4,7 @@ import os
 
 from flask import Flask, request
 from flask_caching import Cache
-from server import run, until, url_of_protocol
+from server import run, until, url_of
 from transcript import say
 
 HOT_PASSES = 60
@@ -13,7 +13,7 @@ READS = 10
 app = Flask(__name__)
 cache = Cache(app, config={
     "CACHE_TYPE": "RedisCache",
-    "CACHE_REDIS_URL": url_of_protocol(2),
+    "CACHE_REDIS_URL": url_of("site", 2),
     "CACHE_KEY_PREFIX": "site:",
     "CACHE_DEFAULT_TIMEOUT": 300,
 })

@@ -11,7 +11,7 @@ from rq.group import Group
 from rq.job import Job
 from rq.registry import DeferredJobRegistry, FailedJobRegistry, FinishedJobRegistry, ScheduledJobRegistry
 from rq.worker import Worker as Registered
-from server import Worker, client, run, until, url_of_protocol
+from server import Worker, client, lose, run, until, url_of
 from transcript import say
 
 JOBS = 12
@@ -20,7 +20,7 @@ LOOKS = 60
 
 def worker(name, *options):
     here = os.path.dirname(os.path.abspath(__file__))
-    return Worker("-m", "rq.cli", "worker", "--quiet", "--url", url_of_protocol(), "--path", here, "--name", name,
+    return Worker("-m", "rq.cli", "worker", "--quiet", "--url", url_of(name), "--path", here, "--name", name,
                   *options, "urgent", "default")
 
 
@@ -116,7 +116,7 @@ def schedules():
         say("repeated", r.lrange("repeated", 0, -1))
         # Its connections are lost, that on which it waits for jobs among them.
         until("all is done", lambda: job.get_status().value == "finished")
-        r.client_kill_filter(_type="normal", skipme=True)
+        lose("second", "blpop")
         job = default.enqueue(rq_tasks.add, 5, 5, job_id="after-a-loss")
         say("after a loss", (ended(job), job.return_value()))
 

@@ -27,12 +27,23 @@ def url(database=0):
     return f"redis://{login}{os.environ['REDIS_HOST']}:{os.environ['REDIS_PORT']}/{database}"
 
 
-def url_of_protocol(database=0):
-    return f"{url(database)}?protocol={os.environ['REDIS_PROTOCOL']}"
+def url_of(name, database=0):
+    """In the protocol that is asked for, on connections of that name."""
+    return f"{url(database)}?protocol={os.environ['REDIS_PROTOCOL']}&client_name={name}"
 
 
 def client():
-    return redis.Redis.from_url(url_of_protocol())
+    return redis.Redis.from_url(url_of("workload"))
+
+
+def lose(name, waiting=None):
+    """Kills every connection of that name, once one of them is at the command that it waits in."""
+    r = client()
+    named = lambda: [one for one in r.client_list() if one["name"] == name]
+    until(f"{name} is at {waiting}", lambda: waiting is None or waiting in [one["cmd"] for one in named()])
+    for one in named():
+        r.client_kill_filter(_id=one["id"])
+    r.close()
 
 
 def until(what, holds):
