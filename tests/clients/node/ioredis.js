@@ -180,7 +180,9 @@ const values = step('values', async () => {
   const dump = await redis.dumpBuffer('set');
   say('restore', [await redis.restore('copy', 0, dump), new Set(await redis.smembers('copy')), await redis.copy('a', 'copy2')]);
   say('rename', [await redis.rename('copy2', 'renamed'), await redis.get('renamed'), await redis.get('copy2')]);
-  say('expiry', [await redis.pexpire('renamed', 30), await redis.get('renamed')]);
+  say('expiry', await redis.pexpire('renamed', 30));
+  // For the cache alone: on a busy machine it may be over already.
+  await redis.get('renamed');
   await sleep(80);
   say('expired', [await redis.get('renamed'), await redis.get('renamed'), await redis.pttl('renamed')]);
   say('del', [await redis.del('a', 'b', 'none'), await redis.unlink('c'), await redis.mget('a', 'b', 'c')]);
@@ -536,7 +538,7 @@ const reconnection = step('reconnection', async () => {
   await error('reconnects on an error', () => strict.lpush('text', 1));
   await dialled;
   say('get', await strict.get('text'));
-  const impatient = client({ commandTimeout: 200 });
+  const impatient = client({ commandTimeout: 1_000 });
   await error('times out', () => impatient.blpop('none', 5));
 });
 

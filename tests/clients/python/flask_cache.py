@@ -74,7 +74,7 @@ def by_hand():
         say(f"{again} many", (cache.get_many("m1", "m2", "none"), cache.get_dict("m1", "none")))
     say("delete", (cache.delete("m1"), cache.delete("m1"), sorted(cache.delete_many("m2", "m3", "none") or [])))
     say("counter", (cache.set("n", 1), cache.cache.inc("n", 5), cache.cache.dec("n"), cache.get("n")))
-    say("short", (cache.set("short", 1, timeout=1), cache.get("short"), until("it expires", lambda: cache.get("short") is None)))
+    say("short", (cache.set("short", 1, timeout=1), until("it expires", lambda: cache.get("short") is None)))
     say("for ever", (cache.set("ever", 1, timeout=0), cache.get("ever")))
     say("unlink", (cache.unlink("ever"), cache.get("ever")))
     for version in [1, 2]:
