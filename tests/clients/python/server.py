@@ -39,7 +39,10 @@ def client():
 def lose(name, waiting=None):
     """Kills every connection of that name, once one of them is at the command that it waits in."""
     r = client()
-    named = lambda: [one for one in r.client_list() if one["name"] == name]
+
+    def named():
+        return [one for one in r.client_list() if one["name"] == name]
+
     until(f"{name} is at {waiting}", lambda: waiting is None or waiting in [one["cmd"] for one in named()])
     for one in named():
         r.client_kill_filter(_id=one["id"])
