@@ -15,12 +15,16 @@ mod ecosystem;
 mod fred;
 #[path = "clients/go.rs"]
 mod go;
+#[path = "clients/node.rs"]
+mod node;
 #[path = "clients/pair.rs"]
 mod pair;
 #[path = "clients/perl.rs"]
 mod perl;
 #[path = "clients/php.rs"]
 mod php;
+#[path = "clients/python.rs"]
+mod python;
 #[path = "clients/redis_py.rs"]
 mod redis_py;
 #[path = "clients/redis_rs.rs"]

@@ -19,7 +19,7 @@ use crate::pair::{Login, Place, USER};
 /// What a workload ends with, so that a transcript that stops half-way cannot pass.
 const LAST_LINE: &str = "done";
 /// A workload that has not ended by then hangs. `timeout` ends its whole process group, and so its own workers too.
-const SECONDS_MAX: &str = "300";
+const SECONDS_MAX: &str = "600";
 
 /// Where the sources of an ecosystem are.
 pub(crate) fn sources(name: &str) -> PathBuf {

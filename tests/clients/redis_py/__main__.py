@@ -26,7 +26,8 @@ import messages  # noqa: E402
 import redis.utils  # noqa: E402
 import transactions  # noqa: E402
 import values  # noqa: E402
-from library import SAID, Library, do  # noqa: E402
+from library import Library, do  # noqa: E402
+from transcript import SAID  # noqa: E402
 
 STEPS = values.STEPS + transactions.STEPS + messages.STEPS + connections.STEPS
 

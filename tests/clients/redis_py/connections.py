@@ -4,8 +4,9 @@ import asyncio
 
 import redis
 import redis.connection
-from library import do, error, say
+from library import do, error
 from redis.cache import CacheConfig
+from transcript import say
 
 # Longer than any answer takes, and shorter than anybody wants to wait for one that does not come.
 POLLS_MAX = 500

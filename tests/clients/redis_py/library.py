@@ -7,22 +7,19 @@ applications do.
 """
 
 import asyncio
-import hashlib
 import inspect
-import re
 import threading
 
 import redis
 import redis.asyncio
 from redis.backoff import ConstantBackoff
+from transcript import say
 
 # A reply that takes longer is lost: the step fails with redis-py's TimeoutError instead of hanging.
 SOCKET_TIMEOUT_S = 20
 # A connection that the server closed is dialled again, which the two interfaces do by default in different ways.
 RETRIES = 3
 RETRY_AFTER_S = 0.01
-# Longer values stand in the transcript as their length and digest.
-SHOWN_MAX = 300
 
 
 async def do(result):
@@ -101,49 +98,12 @@ class _Thread:
             raise self._error
 
 
-def shown(value):
-    """A value as one line, the same one in every run: without the order of what has none, and without addresses."""
-    if isinstance(value, dict):
-        pairs = sorted((shown(key), shown(one)) for key, one in value.items())
-        return "{" + ", ".join(f"{key}: {one}" for key, one in pairs) + "}"
-    if isinstance(value, (set, frozenset)):
-        return "{" + ", ".join(sorted(map(shown, value))) + "}"
-    if isinstance(value, tuple):
-        return "(" + ", ".join(map(shown, value)) + ")"
-    if isinstance(value, list):
-        text = "[" + ", ".join(map(shown, value)) + "]"
-        return text if len(text) <= SHOWN_MAX else f"<{len(value)} items, {digest(text)}>"
-    if isinstance(value, BaseException):
-        text = re.sub(r"127\.0\.0\.1:\d+", "ADDRESS", str(value))
-        return f"{type(value).__module__}.{type(value).__qualname__}: {text}"
-    text = repr(value)
-    return text if len(text) <= SHOWN_MAX else f"<{type(value).__name__} of {len(value)}, {digest(text)}>"
-
-
-def digest(text):
-    return hashlib.sha1(text.encode()).hexdigest()[:12]
-
-
-class Transcript:
-    """Prints what happened, a line a thing."""
-
-    def __init__(self):
-        self.step = ""
-
-    def say(self, what, value):
-        print(f"{self.step}/{what}: {shown(value)}", flush=True)
-
-    async def error(self, what, attempt):
-        """Says what a call raised: the class is as much a part of the answer as the text. An attempt that is a
-        function is called here, since a blocking client raises in the call."""
-        try:
-            value = await do(attempt())
-        except Exception as error:
-            self.say(what, error)
-        else:
-            self.say(what, ("no error", value))
-
-
-SAID = Transcript()
-say = SAID.say
-error = SAID.error
+async def error(what, attempt):
+    """Says what a call raised: the class is as much a part of the answer as the text. An attempt that is a function is
+    called here, since a blocking client raises in the call."""
+    try:
+        value = await do(attempt())
+    except Exception as raised:
+        say(what, raised)
+    else:
+        say(what, ("no error", value))

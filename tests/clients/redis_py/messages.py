@@ -2,7 +2,8 @@
 
 import asyncio
 
-from library import do, error, say
+from library import do, error
+from transcript import say
 
 POLL_INTERVAL_S = 0.01
 POLLS_MAX = 1_000

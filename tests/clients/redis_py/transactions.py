@@ -2,8 +2,9 @@
 
 import asyncio
 
-from library import do, error, say
+from library import do, error
 from redis.exceptions import WatchError
+from transcript import say
 
 WORKERS = 4
 INCREMENTS = 8

@@ -2,7 +2,8 @@
 
 import asyncio
 
-from library import do, error, say
+from library import do, error
+from transcript import say
 
 HOT_PASSES = 8
 
