@@ -14,8 +14,6 @@ use std::{
 
 use thiserror::Error;
 use tokio::{
-    io::AsyncWriteExt,
-    net::{TcpListener, TcpStream},
     runtime::{Builder, Runtime},
     sync::{
         Semaphore,
@@ -34,6 +32,7 @@ use crate::{
     config::{AuthMode, CacheMode, Config, ListenAddress, TrackingMode},
     ids::WorkerId,
     metrics::Metrics,
+    net::{Address, Stream, listener::Listener},
     session::{
         pause::Pause,
         registry::Registry,
@@ -103,7 +102,7 @@ impl Server {
         raise_descriptor_limit(config.server.max_clients);
         let runtime = runtime()?;
         let listeners = runtime.block_on(bind(&config))?;
-        let addresses = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+        let addresses = listeners.iter().filter_map(Listener::tcp_address).collect();
         let stopping = Stopping::default();
 
         let (mailboxes, mail): (Vec<_>, Vec<_>) =
@@ -113,7 +112,7 @@ impl Server {
             let _within = runtime.enter();
             Arc::new(shared(&config, mailboxes, questions))
         };
-        let control = control(&shared, &runtime)?;
+        let control = control(&shared, &runtime);
         let table = Arc::new(Table::builtin());
         let first = first_look(&runtime, &control)?;
 
@@ -131,7 +130,7 @@ impl Server {
         Ok(Self { addresses, stopping, control: thread, workers })
     }
 
-    /// The addresses that are listened on.
+    /// The TCP addresses that are listened on.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
@@ -166,19 +165,15 @@ fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
 }
 
-async fn bind(config: &Config) -> Result<Vec<TcpListener>, StartError> {
+async fn bind(config: &Config) -> Result<Vec<Listener>, StartError> {
     let mut listeners = Vec::new();
     for address in &config.server.listen {
-        let ListenAddress::Tcp(tcp) = address else {
-            let error = io::Error::new(io::ErrorKind::Unsupported, "only TCP addresses are served");
-            return Err(StartError::Bind { address: address.to_string(), error });
+        let listener = match address {
+            ListenAddress::Tcp(address) => Listener::tcp(*address).await,
+            ListenAddress::Unix(path) => Listener::unix(path).await,
         };
-        let listener = TcpListener::bind(tcp)
-            .await
-            .map_err(|error| StartError::Bind { address: address.to_string(), error })?;
-        if let Ok(address) = listener.local_addr() {
-            info!(%address, "listening");
-        }
+        let listener = listener.map_err(|error| StartError::Bind { address: address.to_string(), error })?;
+        info!(address = listener.address(), "listening");
         listeners.push(listener);
     }
     Ok(listeners)
@@ -193,8 +188,7 @@ fn shared(
     let upstream = &config.upstream;
     let metrics = Arc::new(Metrics::new(config.server.workers));
     let dialer = Arc::new(Dialer {
-        host: upstream.url.host.clone(),
-        port: upstream.url.port,
+        endpoint: upstream.url.endpoint.clone(),
         dial_timeout: upstream.dial_timeout,
         answer_timeout: upstream.connect_timeout,
         keepalive: upstream.keepalive,
@@ -264,14 +258,13 @@ fn credentials(config: &Config) -> Option<Credentials> {
     })
 }
 
-fn control(shared: &Shared, runtime: &Runtime) -> Result<Control, StartError> {
+fn control(shared: &Shared, runtime: &Runtime) -> Control {
     let _within = runtime.enter();
     let credentials = credentials(&shared.config).map(|credentials| {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         (text(&credentials.user), text(&credentials.password))
     });
     Control::new(Arc::clone(&shared.dialer), credentials)
-        .map_err(|error| StartError::System(io::Error::other(error.to_string())))
 }
 
 /// The table of commands with what the server tells of its own, and what the configuration adds to the allowlist.
@@ -368,7 +361,7 @@ struct Keeper {
 impl Keeper {
     async fn run(
         self,
-        listeners: Vec<TcpListener>,
+        listeners: Vec<Listener>,
         asked: mpsc::Receiver<crate::upstream::control::Question>,
         stopping: Stopping,
     ) {
@@ -426,10 +419,10 @@ fn tell(shared: &Shared, mail: impl Fn() -> Mail) {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+async fn accept(listener: Listener, shared: Arc<Shared>) {
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => admit(stream, peer, &shared).await,
+            Ok((stream, peer, local)) => admit(stream, peer, local, &shared),
             Err(error) => {
                 // Out of descriptors, most likely: nothing gets better by asking again at once.
                 warn!(%error, "cannot accept");
@@ -439,21 +432,17 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-async fn admit(mut stream: TcpStream, peer: SocketAddr, shared: &Shared) {
+fn admit(stream: Stream, peer: Address, local: Address, shared: &Shared) {
     let counters = shared.metrics.control();
     counters.connections_received.add(1);
     if shared.registry.len() >= shared.config.server.max_clients {
         counters.connections_rejected.add(1);
         // Redis's own words; a client that does not take them is closed all the same.
-        let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
-        let _ = stream.shutdown().await;
+        let (_read, write) = stream.into_split();
+        let _ = write.try_write(b"-ERR max number of clients reached\r\n");
         return;
     }
-    let Ok(local) = stream.local_addr() else { return };
-    if stream.set_nodelay(true).is_err() {
-        return;
-    }
-    let Ok(stream) = stream.into_std() else { return };
+    let Ok(stream) = stream.rest() else { return };
     let info = shared.registry.enter(peer, local, clock::now());
     if shared.mailboxes[info.worker.0].send(Mail::Client(stream, info.id)).is_err() {
         shared.registry.remove(info.id);

@@ -11,14 +11,18 @@ use std::{
 };
 
 use nearhit::config::{
-    AuthMode, CacheMode, Config, ConfigError, ListenAddress, LoadOptions, LogFormat, LogLevel, Scripts,
-    Secret, TrackingMode,
+    AuthMode, CacheMode, Config, ConfigError, Endpoint, ListenAddress, LoadOptions, LogFormat, LogLevel,
+    Scripts, Secret, TrackingMode,
 };
 use tempfile::TempDir;
 
 /// Every key with its default and, unless its feature is still to come, another value, both as in a file.
 const KEYS: &[(&str, &str, Option<&str>)] = &[
-    ("server.listen", r#"["127.0.0.1:6380"]"#, Some(r#"["0.0.0.0:7000", "[::1]:7001"]"#)),
+    (
+        "server.listen",
+        r#"["127.0.0.1:6380"]"#,
+        Some(r#"["0.0.0.0:7000", "[::1]:7001", "unix:/run/nearhit.sock"]"#),
+    ),
     ("server.workers", "0", Some("3")),
     ("server.max_clients", "10000", Some("1")),
     ("server.idle_timeout", r#""0s""#, Some(r#""300s""#)),
@@ -192,9 +196,9 @@ fn all_keys_set_together_are_read_back_as_printed() {
     // The fields, since reading and printing could agree on a wrong one.
     assert_eq!(
         config.server.listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        ["0.0.0.0:7000", "[::1]:7001"]
+        ["0.0.0.0:7000", "[::1]:7001", "unix:/run/nearhit.sock"]
     );
-    assert!(config.server.listen.iter().all(|listen| matches!(listen, ListenAddress::Tcp(_))));
+    assert_eq!(config.server.listen[2], ListenAddress::Unix("/run/nearhit.sock".into()));
     assert_eq!((config.server.workers, config.server.max_clients, config.server.max_pipeline), (3, 1, 16));
     assert_eq!(config.server.idle_timeout, Duration::from_mins(5));
     assert_eq!(config.server.drain_timeout, Duration::ZERO);
@@ -202,7 +206,7 @@ fn all_keys_set_together_are_read_back_as_printed() {
     assert_eq!(config.server.deny_commands, ["FLUSHALL", "KEYS"]);
     assert!(config.server.allow_public_without_auth);
     assert_eq!(config.auth.mode, AuthMode::None);
-    assert_eq!((config.upstream.url.host.as_str(), config.upstream.url.port), ("db.example", 7000));
+    assert_eq!(config.upstream.url.endpoint, Endpoint::Tcp { host: "db.example".into(), port: 7000 });
     assert_eq!(config.upstream.url.database.0, 3);
     assert_eq!(
         (config.upstream.lanes, config.upstream.max_connections, config.upstream.max_blocking),
@@ -330,15 +334,12 @@ fn what_comes_later_is_refused_as_such() {
         ("server.tls.cert", r#""cert.pem""#),
         ("server.tls.key", r#""key.pem""#),
         ("server.tls.client_ca", r#""ca.pem""#),
-        ("server.listen", r#"["127.0.0.1:6380", "unix:/run/nearhit.sock"]"#),
         ("upstream.tls.ca", r#""ca.pem""#),
         ("upstream.tls.cert", r#""cert.pem""#),
         ("upstream.tls.key", r#""key.pem""#),
         ("upstream.tls.server_name", r#""redis.example""#),
         ("upstream.url", r#""rediss://127.0.0.1""#),
         ("upstream.url", r#""REDISS://127.0.0.1""#),
-        ("upstream.url", r#""unix:/run/redis.sock""#),
-        ("upstream.url", r#""unix:///run/redis.sock""#),
         ("cache.mode", r#""shadow""#),
         ("cache.eviction", r#""s3-fifo""#),
         ("cache.serve_stale", r#""1s""#),
@@ -417,6 +418,7 @@ fn without_authentication_a_public_listener_must_be_meant() {
     for (listen, allow, accepted) in [
         ("127.0.0.1:6380", false, true),
         ("[::1]:6380", false, true),
+        ("unix:/run/nearhit.sock", false, true),
         ("0.0.0.0:6380", false, false),
         ("10.1.2.3:6380", false, false),
         ("0.0.0.0:6380", true, true),

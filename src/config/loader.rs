@@ -192,7 +192,7 @@ impl Loader<'_> {
         {
             let why = format!(
                 "with auth.mode = \"none\", {public} would let anyone who reaches it act as the user of \
-                 upstream.url; listen on loopback, or set server.allow_public_without_auth = true if it is meant"
+                 upstream.url; listen on loopback or a Unix socket, or set server.allow_public_without_auth = true if it is meant"
             );
             self.refuse_together(&["auth.mode", "server.listen"], &why);
         }

@@ -24,7 +24,7 @@ use std::{
 };
 
 pub use sources::LoadOptions;
-pub use values::{InvalidValue, ListenAddress, Secret, UpstreamUrl};
+pub use values::{Endpoint, InvalidValue, ListenAddress, Secret, UpstreamUrl};
 
 /// A valid configuration. Sections and fields are named as in `proxy.toml`, which says when to change what.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -93,7 +93,7 @@ pub enum AuthMode {
 /// `[upstream]`: where it is, how many connections it gets, and how patient we are.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Upstream {
-    /// Host, port and the control plane's credentials.
+    /// Where it is, and the control plane's credentials.
     pub url: UpstreamUrl,
     /// Where `url.password` was read from, if not from the URL.
     pub password_file: Option<PathBuf>,

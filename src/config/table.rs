@@ -135,14 +135,12 @@ pub(super) fn later(walk: &mut impl Walk) {
     walk.off("server.tls.cert", NONE, Optional, "TLS for clients");
     walk.off("server.tls.key", NONE, Optional, "TLS for clients");
     walk.off("server.tls.client_ca", NONE, Optional, "TLS for clients");
-    walk.without("server.listen", "unix:", "listening on a Unix socket");
 
     walk.off("upstream.tls.ca", NONE, Optional, "TLS to the upstream");
     walk.off("upstream.tls.cert", NONE, Optional, "TLS to the upstream");
     walk.off("upstream.tls.key", NONE, Optional, "TLS to the upstream");
     walk.off("upstream.tls.server_name", NONE, Optional, "TLS to the upstream");
     walk.without("upstream.url", "rediss:", "TLS to the upstream");
-    walk.without("upstream.url", "unix:", "an upstream behind a Unix socket");
 
     walk.without("cache.mode", "shadow", "measuring what a cache would have saved");
     walk.without("cache.eviction", "s3-fifo", "the S3-FIFO policy");

@@ -5,7 +5,6 @@
 //! in the answer.
 
 use std::{
-    net::SocketAddr,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
 };
@@ -26,6 +25,7 @@ use crate::{
     coherence::Batch,
     command::CommandId,
     ids::ClientId,
+    net::Address,
     resp::{Args, Raw, Value, encode_request, reply},
 };
 
@@ -288,7 +288,7 @@ impl Session {
     fn kill_clients(&self, inner: &mut Inner, args: Args<'_>) -> Next {
         let all = self.worker.shared.registry.all();
         if args.len() == 3 {
-            let found = all.iter().find(|info| is_address(info.peer, &args[2]));
+            let found = all.iter().find(|info| is_address(&info.peer, &args[2]));
             if !found.is_some_and(|info| self.kill_client(info)) {
                 return inner.refuse("ERR No such client");
             }
@@ -311,8 +311,8 @@ impl Session {
                     Some(id) => doomed.retain(|info| info.id.0 == id),
                     None => return inner.refuse("ERR client-id should be greater than 0"),
                 },
-                b"ADDR" => doomed.retain(|info| is_address(info.peer, value)),
-                b"LADDR" => doomed.retain(|info| is_address(info.local, value)),
+                b"ADDR" => doomed.retain(|info| is_address(&info.peer, value)),
+                b"LADDR" => doomed.retain(|info| is_address(&info.local, value)),
                 b"USER" => {
                     doomed.retain(|info| info.details.lock().user.as_deref().unwrap_or(b"default") == value);
                 }
@@ -380,6 +380,6 @@ fn number(text: &[u8]) -> Option<u64> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-fn is_address(address: SocketAddr, text: &[u8]) -> bool {
+fn is_address(address: &Address, text: &[u8]) -> bool {
     address.to_string().as_bytes() == text
 }

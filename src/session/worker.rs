@@ -15,7 +15,6 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{
-    net::TcpStream,
     sync::{
         Semaphore,
         mpsc::{UnboundedReceiver, UnboundedSender},
@@ -33,6 +32,7 @@ use crate::{
     ids::{ClientId, Database, ServerId, WorkerId},
     metrics::{Counters, Metrics},
     mutation::Mutation,
+    net::Resting,
     resp::{Limits, Raw},
     upstream::{
         connection::Dialer,
@@ -74,7 +74,7 @@ pub(super) enum Outcome {
 /// requests in flight, the clients and the operator's hand.
 pub enum Mail {
     /// A new client.
-    Client(std::net::TcpStream, ClientId),
+    Client(Resting, ClientId),
     /// A waiter's reply.
     Answer(Box<(Waiter, AnswerOutcome)>),
     /// The table of commands has grown; and the longest argument the server takes, if it says.
@@ -342,8 +342,8 @@ impl Worker {
         }
     }
 
-    fn welcome(self: &Rc<Self>, stream: std::net::TcpStream, client: ClientId) {
-        let Ok(stream) = TcpStream::from_std(stream) else {
+    fn welcome(self: &Rc<Self>, stream: Resting, client: ClientId) {
+        let Ok(stream) = stream.wake() else {
             return self.shared.registry.remove(client);
         };
         let (read, write) = stream.into_split();

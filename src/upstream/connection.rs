@@ -6,7 +6,7 @@
 //! handshake learns which server process is at the other end, because a cache may only be filled from the process
 //! whose invalidations it hears. Nothing here is retried: callers know whether a retry is safe.
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -14,13 +14,15 @@ use socket2::{SockRef, TcpKeepalive};
 use thiserror::Error;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
     time::timeout,
 };
 
 use super::identity::Identity;
 use crate::{
+    config::Endpoint,
     ids::{Database, ServerId},
+    net::Stream,
     resp::{FrameKind, Protocol, ReplyScanner, Value, encode_request, reply},
 };
 
@@ -143,13 +145,13 @@ pub struct Greeting {
 /// A dialled, greeted connection.
 pub struct Connection {
     /// The socket, with nothing unread on it.
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// What was agreed.
     pub profile: Profile,
     /// What the server said.
     pub greeting: Greeting,
-    /// Our end's address, by which CLIENT LIST knows this connection.
-    pub local: SocketAddr,
+    /// Our end's address, by which CLIENT LIST knows this connection. Over a Unix socket all have the same.
+    pub local: Option<SocketAddr>,
 }
 
 impl fmt::Debug for Connection {
@@ -161,31 +163,25 @@ impl fmt::Debug for Connection {
 /// Where the upstream is, and how to reach it.
 #[derive(Debug)]
 pub struct Dialer {
-    /// Host name or address; resolved anew at every dial.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
+    /// A name in it is resolved anew at every dial.
+    pub endpoint: Endpoint,
     /// For one attempt at connecting.
     pub dial_timeout: Duration,
     /// For the handshake on a connection that stands. A server in the middle of a long command accepts at once and
     /// answers late: it is busy, not gone, and a client that asks it directly waits as well.
     pub answer_timeout: Duration,
-    /// Idle time before the kernel probes the peer.
+    /// TCP: idle time before the kernel probes the peer.
     pub keepalive: Duration,
-    /// How long sent bytes may stay unacknowledged by the peer's kernel before the connection counts as dead.
+    /// TCP: how long sent bytes may stay unacknowledged by the peer's kernel before the connection counts as dead.
     pub user_timeout: Duration,
     /// The server processes seen so far.
     pub servers: Servers,
 }
 
 impl Dialer {
-    /// `host:port`, for messages.
+    /// `host:port` or `unix:/path`, for messages.
     pub fn address(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
+        self.endpoint.to_string()
     }
 
     /// Dials and greets. A server in a long script refuses to say who it is: its -BUSY is the error. Cancel safe: a
@@ -196,12 +192,12 @@ impl Dialer {
         if let Some(busy) = greeting.busy {
             return Err(DialError::Refused(busy));
         }
-        let local = stream.local_addr().map_err(|error| self.unreachable(&error))?;
+        let local = stream.local().map_err(|error| self.unreachable(&error))?;
         Ok(Connection { stream, profile, greeting, local })
     }
 
     /// A bare connection, within `dial_timeout`, that has agreed on nothing yet.
-    pub async fn open_bare(&self) -> Result<TcpStream, DialError> {
+    pub async fn open_bare(&self) -> Result<Stream, DialError> {
         timeout(self.dial_timeout, self.connect()).await.unwrap_or_else(|_| {
             let reason = format!("no connection within {:?} (upstream.dial_timeout)", self.dial_timeout);
             Err(DialError::Unreachable { address: self.address(), reason })
@@ -211,7 +207,7 @@ impl Dialer {
     /// Agrees on `profile` on a bare or a pooled connection, within `answer_timeout`.
     pub async fn agree(
         &self,
-        stream: &mut TcpStream,
+        stream: &mut Stream,
         profile: &Profile,
         name: &str,
         fresh: Fresh,
@@ -247,30 +243,34 @@ impl Dialer {
         })
     }
 
-    fn unreachable(&self, error: &std::io::Error) -> DialError {
+    fn unreachable(&self, error: &io::Error) -> DialError {
         DialError::Unreachable { address: self.address(), reason: error.to_string() }
     }
 
-    async fn connect(&self) -> Result<TcpStream, DialError> {
-        let stream = TcpStream::connect((self.host.as_str(), self.port))
-            .await
-            .map_err(|error| self.unreachable(&error))?;
+    async fn connect(&self) -> Result<Stream, DialError> {
+        match &self.endpoint {
+            Endpoint::Tcp { host, port } => self.connect_tcp(host, *port).await.map(Stream::Tcp),
+            Endpoint::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+        }
+        .map_err(|error| self.unreachable(&error))
+    }
+
+    async fn connect_tcp(&self, host: &str, port: u16) -> io::Result<TcpStream> {
+        let stream = TcpStream::connect((host, port)).await?;
         let socket = SockRef::from(&stream);
         // The kernel counts in whole seconds, and takes none for an error.
         let interval = (self.keepalive / 3).max(Duration::from_secs(1));
         let keepalive = TcpKeepalive::new().with_time(self.keepalive).with_interval(interval).with_retries(3);
-        stream
-            .set_nodelay(true)
-            .and_then(|()| socket.set_tcp_keepalive(&keepalive))
-            .and_then(|()| socket.set_tcp_user_timeout(Some(self.user_timeout)))
-            .map_err(|error| self.unreachable(&error))?;
+        stream.set_nodelay(true)?;
+        socket.set_tcp_keepalive(&keepalive)?;
+        socket.set_tcp_user_timeout(Some(self.user_timeout))?;
         Ok(stream)
     }
 
     /// HELLO, SELECT, a name for CLIENT LIST, and the question which process this is, in one round trip.
     async fn greet(
         &self,
-        stream: &mut TcpStream,
+        stream: &mut Stream,
         profile: &Profile,
         name: &str,
         fresh: Fresh,
@@ -305,7 +305,7 @@ impl Dialer {
     /// The handshake with a server before 6.0, which has AUTH but no HELLO.
     async fn greet_without_hello(
         &self,
-        stream: &mut TcpStream,
+        stream: &mut Stream,
         profile: &Profile,
         name: &str,
         refusal: Bytes,
@@ -355,7 +355,7 @@ impl Dialer {
     }
 
     /// Sends the handshake and reads exactly its replies.
-    async fn exchange(&self, stream: &mut TcpStream, handshake: &Handshake) -> Result<Vec<Bytes>, DialError> {
+    async fn exchange(&self, stream: &mut Stream, handshake: &Handshake) -> Result<Vec<Bytes>, DialError> {
         stream.write_all(&handshake.request).await.map_err(|error| self.unreachable(&error))?;
         let mut replies = Vec::with_capacity(handshake.replies);
         let mut buffer = BytesMut::with_capacity(4096);

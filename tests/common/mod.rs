@@ -16,7 +16,7 @@ mod redis;
 mod relay;
 pub(crate) mod resp;
 
-pub(crate) use client::Client;
+pub(crate) use client::{Client, Wire};
 pub(crate) use intercept::Intercept;
 pub(crate) use process::{Process, free_port, raise_open_files};
 pub(crate) use proxy::{Proxy, ProxyBuilder, proxy};
