@@ -16,7 +16,8 @@ use nearhit::config::{
 };
 use tempfile::TempDir;
 
-/// Every key with its default and, unless its feature is still to come, another value, both as in a file.
+/// Every key with its default and, unless its feature is still to come or it names a file, another value, both as in a
+/// file.
 const KEYS: &[(&str, &str, Option<&str>)] = &[
     (
         "server.listen",
@@ -331,15 +332,6 @@ fn values_that_cannot_be_are_refused_with_what_would_be_right() {
 #[test]
 fn what_comes_later_is_refused_as_such() {
     for (key, value) in [
-        ("server.tls.cert", r#""cert.pem""#),
-        ("server.tls.key", r#""key.pem""#),
-        ("server.tls.client_ca", r#""ca.pem""#),
-        ("upstream.tls.ca", r#""ca.pem""#),
-        ("upstream.tls.cert", r#""cert.pem""#),
-        ("upstream.tls.key", r#""key.pem""#),
-        ("upstream.tls.server_name", r#""redis.example""#),
-        ("upstream.url", r#""rediss://127.0.0.1""#),
-        ("upstream.url", r#""REDISS://127.0.0.1""#),
         ("cache.mode", r#""shadow""#),
         ("cache.eviction", r#""s3-fifo""#),
         ("cache.serve_stale", r#""1s""#),
@@ -438,6 +430,71 @@ fn without_authentication_a_public_listener_must_be_meant() {
 }
 
 #[test]
+fn certificates_are_read_when_they_are_named() {
+    let directory = directory();
+    let file = |name: &str| directory.path().join(name);
+    for name in ["one", "other"] {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(["h".to_owned()]).unwrap().self_signed(&key).unwrap();
+        fs::write(file(&format!("{name}.pem")), certificate.pem()).unwrap();
+        fs::write(file(&format!("{name}.key")), key.serialize_pem()).unwrap();
+    }
+    fs::write(file("empty"), "").unwrap();
+    fs::write(file("torn"), "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n").unwrap();
+    let lines = |keys: &[(&str, &str)]| -> String {
+        let value = |text: &str| match text {
+            "h" | "a b" | "" => text.to_owned(),
+            url if url.contains(':') => url.to_owned(),
+            name => file(name).display().to_string(),
+        };
+        let lines: Vec<_> = keys.iter().map(|(key, text)| format!("{key} = {:?}", value(text))).collect();
+        lines.join("\n") + "\n"
+    };
+    let tls = ("upstream.url", "rediss://h");
+    let server = [
+        ("server.tls.cert", "one.pem"),
+        ("server.tls.key", "one.key"),
+        ("server.tls.client_ca", "other.pem"),
+    ];
+    let upstream = [
+        tls,
+        ("upstream.tls.ca", "other.pem"),
+        ("upstream.tls.cert", "one.pem"),
+        ("upstream.tls.key", "one.key"),
+        ("upstream.tls.server_name", "h"),
+    ];
+    let config = load(&lines(&[&server[..], &upstream[..]].concat())).unwrap();
+    assert_eq!(load(&config.to_toml()).unwrap(), config);
+    assert_eq!(config.server.tls.client_ca, Some(file("other.pem")));
+    assert_eq!(config.upstream.tls.ca, Some(file("other.pem")));
+    assert_eq!(config.upstream.tls.server_name.as_deref(), Some("h"));
+    load(&lines(&server[..2])).unwrap();
+    load(&lines(&upstream[..2])).unwrap();
+
+    for (keys, at_fault, why) in [
+        (&server[..1], "server.tls.cert", "it needs its server.tls.key"),
+        (&server[1..2], "server.tls.key", "it needs its server.tls.cert"),
+        (&server[2..], "server.tls.client_ca", "set server.tls.cert"),
+        (&[server[0], ("server.tls.key", "other.key")], "server.tls.key", "not the key of the certificate"),
+        (&[server[0], ("server.tls.key", "one.pem")], "server.tls.key", "no private key"),
+        (&[("server.tls.cert", "missing"), server[1]], "server.tls.cert", "cannot be read"),
+        (&[("server.tls.cert", "empty"), server[1]], "server.tls.cert", "no certificate"),
+        (&[server[0], server[1], ("server.tls.client_ca", "torn")], "server.tls.client_ca", "of no use"),
+        (&[tls, ("upstream.tls.ca", "missing")], "upstream.tls.ca", "cannot be read"),
+        (&[tls, upstream[1], upstream[2]], "upstream.tls.cert", "it needs its upstream.tls.key"),
+        (&[tls, upstream[1], ("upstream.tls.server_name", "a b")], "upstream.tls.server_name", "a host name"),
+        (&upstream[1..2], "upstream.tls.ca", "only to a rediss:// URL"),
+        (&[upstream[4], ("upstream.url", "unix:/s")], "upstream.url", "only to a rediss:// URL"),
+    ] {
+        let text = lines(keys);
+        let error = load(&text).expect_err(&text);
+        let [problem] = error.problems.as_slice() else { panic!("{text}: {error}") };
+        assert_eq!(problem.key.as_deref(), Some(at_fault), "{text}: {error}");
+        assert!(problem.message.contains(why), "{text}: {error}");
+    }
+}
+
+#[test]
 fn a_canary_whose_changes_are_not_announced_is_refused() {
     let prefixes = "tracking.prefixes = [\"session:\", \"user:\"]\n";
     for key in ["user:canary", "session:"] {
@@ -516,7 +573,7 @@ fn secrets_never_appear() {
         "upstream.url = \"redis://:hush @h\"",
         "upstream.url = \"hush\"",
         "upstream.url = [\"redis://:hush@h\"]",
-        "upstream.url = \"rediss://:hush@h\"",
+        "upstream.url = \"unix://:hush@h\"",
         "upstream.password = \"hush\"",
         "upstream.password_file = \"hush\"",
         "server.listen = [\"redis://:hush@h\"]",

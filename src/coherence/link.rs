@@ -77,7 +77,7 @@ impl LinkError {
     fn is_of_the_network(&self) -> bool {
         match self {
             Self::Io(_) | Self::Closed | Self::Silent(_) => true,
-            Self::Dial(error) => matches!(error, DialError::Unreachable { .. }),
+            Self::Dial(error) => error.no_connection().is_some(),
             Self::Refusing(..) | Self::Unfit(_) | Self::Forbidden(_) | Self::Unsupported(_) => false,
         }
     }

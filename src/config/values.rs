@@ -73,7 +73,7 @@ impl ListenAddress {
     /// Whether connecting to `url` would reach this listener itself, as far as it shows without a resolver.
     pub(super) fn is_reached_by(&self, url: &UpstreamUrl) -> bool {
         match (self, &url.endpoint) {
-            (Self::Tcp(listen), Endpoint::Tcp { host, port }) => {
+            (Self::Tcp(listen), Endpoint::Tcp { host, port } | Endpoint::Tls { host, port }) => {
                 let target = match host.as_str() {
                     "localhost" => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
                     host => host.parse().ok(),
@@ -122,6 +122,13 @@ pub enum Endpoint {
         /// Never 0.
         port: u16,
     },
+    /// The same, where TLS is spoken.
+    Tls {
+        /// See above. The server has to prove that it is this one, unless `upstream.tls.server_name` says otherwise.
+        host: String,
+        /// Never 0.
+        port: u16,
+    },
     /// A Unix socket.
     Unix(PathBuf),
 }
@@ -129,15 +136,17 @@ pub enum Endpoint {
 impl Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Tcp { host, port } | Self::Tls { host, port } if host.contains(':') => {
+                write!(f, "[{host}]:{port}")
+            }
+            Self::Tcp { host, port } | Self::Tls { host, port } => write!(f, "{host}:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }
 
-/// Where the upstream is and who we are to it: `redis://[user][:password@]host[:port][/database]`, or
-/// `unix:[//[user][:password]@]/path[?db=database]`.
+/// Where the upstream is and who we are to it: `redis://[user][:password@]host[:port][/database]`, the same with
+/// `rediss://` over TLS, or `unix:[//[user][:password]@]/path[?db=database]`.
 ///
 /// User, password and path are percent-encoded in the text, not in the fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -189,9 +198,11 @@ impl FromStr for UpstreamUrl {
                  password percent-encoded",
             )
         })?;
-        if url.scheme() != "redis" {
-            return Err(InvalidValue("a URL that begins with redis:// or unix:"));
-        }
+        let is_tls = match url.scheme() {
+            "redis" => false,
+            "rediss" => true,
+            _ => return Err(InvalidValue("a URL that begins with redis://, rediss:// or unix:")),
+        };
         let host = match url.host() {
             Some(Host::Ipv6(address)) => address.to_string(),
             Some(Host::Ipv4(address)) => address.to_string(),
@@ -209,7 +220,8 @@ impl FromStr for UpstreamUrl {
         };
         let user = Some(decode(url.username())?).filter(|user| !user.is_empty());
         let password = url.password().map(decode).transpose()?.map(Secret);
-        Ok(Self { endpoint: Endpoint::Tcp { host, port }, user, password, database: database(url.path())? })
+        let endpoint = if is_tls { Endpoint::Tls { host, port } } else { Endpoint::Tcp { host, port } };
+        Ok(Self { endpoint, user, password, database: database(url.path())? })
     }
 }
 
@@ -265,6 +277,7 @@ impl Display for UpstreamUrl {
         let has_credentials = self.user.is_some() || self.password.is_some();
         f.write_str(match self.endpoint {
             Endpoint::Tcp { .. } => "redis://",
+            Endpoint::Tls { .. } => "rediss://",
             Endpoint::Unix(_) if has_credentials => "unix://",
             Endpoint::Unix(_) => "unix:",
         })?;
@@ -282,7 +295,7 @@ impl Display for UpstreamUrl {
                 percent_encode(path.as_os_str().as_encoded_bytes(), PATH).fmt(f)?;
                 "?db="
             }
-            endpoint @ Endpoint::Tcp { .. } => {
+            endpoint @ (Endpoint::Tcp { .. } | Endpoint::Tls { .. }) => {
                 endpoint.fmt(f)?;
                 "/"
             }
@@ -312,6 +325,8 @@ mod tests {
 
         let full = url("redis://app:s3cret@10.0.0.7:7000/12");
         assert_eq!(full.endpoint, tcp("10.0.0.7", 7000));
+        let tls = Endpoint::Tls { host: "cache.example".into(), port: 6379 };
+        assert_eq!(url("rediss://cache.example"), UpstreamUrl { endpoint: tls, ..UpstreamUrl::default() });
         assert_eq!(full.user.as_deref(), Some("app"));
         assert_eq!(full.password, Some(Secret::new("s3cret")));
         assert_eq!(full.database, Database(12));
@@ -347,7 +362,7 @@ mod tests {
     fn printed_urls_hide_the_password_and_read_back() {
         for text in [
             "redis://127.0.0.1:6379",
-            "redis://a%40b@[fd00::1]:1/3",
+            "rediss://a%40b@[fd00::1]:1/3",
             "redis://h:1/4294967295",
             "unix:/a%3Fb",
             "unix://a@/b-c?db=7",
@@ -434,6 +449,7 @@ mod tests {
         for (listen, upstream, same) in [
             ("127.0.0.1:6379", "redis://127.0.0.1", true),
             ("127.0.0.1:6379", "redis://localhost", true),
+            ("127.0.0.1:6379", "rediss://localhost", true),
             ("0.0.0.0:6379", "redis://127.0.0.1", true),
             ("[::]:6379", "redis://[::1]", true),
             ("127.0.0.1:6380", "redis://127.0.0.1", false),

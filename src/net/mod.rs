@@ -1,20 +1,24 @@
-//! Connections as bytes, whatever they are made of: TCP or a Unix socket.
+//! Connections as bytes, whatever they are made of: TCP, a Unix socket, or TLS over TCP.
 //!
 //! Sessions and lanes read within their task and write from wherever a batch ends, so a stream falls into a half that
 //! is polled and a half that is tried. All is an `enum` and none of it a trait object: an ordinary client's bytes take
 //! the way that they would take without this file. Nothing here knows what the bytes mean, and nothing is retried.
 
+pub mod certificates;
 pub mod listener;
+pub mod tls;
 
 use std::{
+    cell::RefCell,
     fmt::{self, Display},
     io::{self, IoSlice},
     net::{SocketAddr, TcpStream as StdTcpStream},
     os::unix::net::UnixStream as StdUnixStream,
     path::Path,
     pin::Pin,
+    rc::Rc,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use rustix::net::{RecvFlags, recv};
@@ -22,6 +26,8 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream, tcp, unix},
 };
+
+use self::tls::{RestingTls, TlsStream};
 
 /// One end of a client's connection, printed as Redis shows it.
 #[derive(Clone, Debug)]
@@ -58,6 +64,8 @@ pub enum Stream {
     Tcp(TcpStream),
     /// Over a Unix socket.
     Unix(UnixStream),
+    /// Over TLS.
+    Tls(TlsStream),
 }
 
 /// The half that is read from.
@@ -67,6 +75,8 @@ pub enum ReadHalf {
     Tcp(tcp::OwnedReadHalf),
     /// Over a Unix socket.
     Unix(unix::OwnedReadHalf),
+    /// Over TLS, of which there are no halves.
+    Tls(Rc<RefCell<TlsStream>>),
 }
 
 /// The half that is written to; the sending direction ends when it is dropped.
@@ -76,6 +86,8 @@ pub enum WriteHalf {
     Tcp(tcp::OwnedWriteHalf),
     /// Over a Unix socket.
     Unix(unix::OwnedWriteHalf),
+    /// Over TLS: it ends when both are dropped.
+    Tls(Rc<RefCell<TlsStream>>),
 }
 
 /// A connection on its way between threads: no event loop watches it.
@@ -85,6 +97,8 @@ pub enum Resting {
     Tcp(StdTcpStream),
     /// Over a Unix socket.
     Unix(StdUnixStream),
+    /// Over TLS.
+    Tls(RestingTls),
 }
 
 impl Stream {
@@ -99,13 +113,18 @@ impl Stream {
                 let (read, write) = stream.into_split();
                 (ReadHalf::Unix(read), WriteHalf::Unix(write))
             }
+            Self::Tls(stream) => {
+                let stream = Rc::new(RefCell::new(stream));
+                (ReadHalf::Tls(Rc::clone(&stream)), WriteHalf::Tls(stream))
+            }
         }
     }
 
     /// Our end's address; a Unix socket that has connected has none.
-    pub fn local(&self) -> io::Result<Option<SocketAddr>> {
+    pub fn local(&mut self) -> io::Result<Option<SocketAddr>> {
         match self {
             Self::Tcp(stream) => stream.local_addr().map(Some),
+            Self::Tls(stream) => stream.socket().local_addr().map(Some),
             Self::Unix(_) => Ok(None),
         }
     }
@@ -115,6 +134,7 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.into_std().map(Resting::Tcp),
             Self::Unix(stream) => stream.into_std().map(Resting::Unix),
+            Self::Tls(stream) => stream.rest().map(Resting::Tls),
         }
     }
 }
@@ -125,15 +145,20 @@ impl Resting {
         match self {
             Self::Tcp(stream) => TcpStream::from_std(stream).map(Stream::Tcp),
             Self::Unix(stream) => UnixStream::from_std(stream).map(Stream::Unix),
+            Self::Tls(stream) => stream.wake().map(Stream::Tls),
         }
     }
 
     /// Whether it stands and there is nothing to be read.
-    pub fn is_quiet(&self) -> bool {
+    pub fn is_quiet(&mut self) -> bool {
         let mut byte = [0];
         let read = match self {
             Self::Tcp(stream) => recv(stream, &mut byte[..], RecvFlags::PEEK),
             Self::Unix(stream) => recv(stream, &mut byte[..], RecvFlags::PEEK),
+            Self::Tls(stream) => match stream.drained() {
+                Some(socket) => recv(socket, &mut byte[..], RecvFlags::PEEK),
+                None => return false,
+            },
         };
         matches!(read, Err(error) if error == rustix::io::Errno::AGAIN)
     }
@@ -145,18 +170,24 @@ impl ReadHalf {
         match (self, write) {
             (Self::Tcp(read), WriteHalf::Tcp(write)) => read.reunite(write).ok().map(Stream::Tcp),
             (Self::Unix(read), WriteHalf::Unix(write)) => read.reunite(write).ok().map(Stream::Unix),
+            (Self::Tls(read), WriteHalf::Tls(write)) => {
+                drop(read);
+                Rc::into_inner(write).map(|stream| Stream::Tls(stream.into_inner()))
+            }
             _ => None,
         }
     }
 }
 
 impl WriteHalf {
-    /// Writes what is taken at once, or `WouldBlock`.
+    /// Writes what is taken at once, or `WouldBlock`: then the next call must be given the same bytes, and may be given
+    /// more behind them.
     #[inline]
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(half) => half.try_write(bytes),
             Self::Unix(half) => half.try_write(bytes),
+            Self::Tls(stream) => stream.borrow_mut().try_write(bytes),
         }
     }
 
@@ -166,6 +197,7 @@ impl WriteHalf {
         match self {
             Self::Tcp(half) => half.try_write_vectored(slices),
             Self::Unix(half) => half.try_write_vectored(slices),
+            Self::Tls(stream) => stream.borrow_mut().try_write_vectored(slices),
         }
     }
 
@@ -174,6 +206,7 @@ impl WriteHalf {
         match self {
             Self::Tcp(half) => half.as_ref().poll_write_ready(cx),
             Self::Unix(half) => half.as_ref().poll_write_ready(cx),
+            Self::Tls(stream) => stream.borrow_mut().poll_write_ready(cx),
         }
     }
 }
@@ -188,6 +221,7 @@ impl AsyncRead for ReadHalf {
         match self.get_mut() {
             Self::Tcp(half) => Pin::new(half).poll_read(cx, buffer),
             Self::Unix(half) => Pin::new(half).poll_read(cx, buffer),
+            Self::Tls(stream) => stream.borrow_mut().poll_read(cx, buffer),
         }
     }
 }
@@ -201,6 +235,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => stream.poll_read(cx, buffer),
         }
     }
 }
@@ -210,10 +245,18 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => loop {
+                match stream.try_write(bytes) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        ready!(stream.poll_write_ready(cx))?;
+                    }
+                    written => break Poll::Ready(written),
+                }
+            },
         }
     }
 
-    /// Nothing is kept back.
+    /// Nothing that counts as written is kept back.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
@@ -222,6 +265,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            // It says goodbye when it is dropped.
+            Self::Tls(_) => Poll::Ready(Ok(())),
         }
     }
 }

@@ -10,6 +10,7 @@
 //! a request can go, `send` and `delivery` the ways to the connection and back; `audit` reads a share of the hits
 //! again. The cache is reached through `coherence` alone.
 
+pub mod arrival;
 mod audit;
 mod client;
 mod delivery;

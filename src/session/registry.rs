@@ -139,7 +139,7 @@ impl Registry {
     /// Everybody who was not killed, by number.
     pub fn all(&self) -> Vec<Arc<ClientInfo>> {
         let mut all: Vec<_> = self.clients.iter().map(|entry| Arc::clone(entry.value())).collect();
-        all.retain(|info| !info.doomed.load(Ordering::Acquire));
+        all.retain(|info| !info.is_doomed());
         all.sort_by_key(|info| info.id);
         all
     }
@@ -159,6 +159,11 @@ impl ClientInfo {
     /// Counts this client out; false if another CLIENT KILL was first.
     pub fn doom(&self) -> bool {
         !self.doomed.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether a CLIENT KILL has named it.
+    pub fn is_doomed(&self) -> bool {
+        self.doomed.load(Ordering::Acquire)
     }
 
     /// Whether CLIENT LIST and KILL count this client as of a type; a proxy has no masters and replicas.

@@ -114,6 +114,7 @@ impl Session {
             ("connected_clients", totals.clients),
             ("connections_received", totals.connections_received),
             ("connections_rejected", totals.connections_rejected),
+            ("handshakes_failed", totals.handshakes_failed),
         ];
         let mut all: Vec<_> = figures.into_iter().map(|(name, value)| (name, value.to_string())).collect();
         all.push(("link_state", phase.name(certifier.is_leased(now)).to_owned()));

@@ -348,6 +348,10 @@ impl Worker {
         };
         let (read, write) = stream.into_split();
         let Some(info) = self.shared.registry.get(client) else { return };
+        if info.is_doomed() {
+            // Its killer's letter has come before it.
+            return self.shared.registry.remove(client);
+        }
         let session = Session::new(Rc::clone(self), info, write);
         self.sessions.borrow_mut().insert(client, Rc::clone(&session));
         self.counters.clients.add(1);

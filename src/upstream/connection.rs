@@ -6,12 +6,12 @@
 //! handshake learns which server process is at the other end, because a cache may only be filled from the process
 //! whose invalidations it hears. Nothing here is retried: callers know whether a retry is safe.
 
-use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{error::Error, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
+use rustls::{ClientConfig, pki_types::ServerName};
 use socket2::{SockRef, TcpKeepalive};
-use thiserror::Error;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UnixStream},
@@ -22,7 +22,7 @@ use super::identity::Identity;
 use crate::{
     config::Endpoint,
     ids::{Database, ServerId},
-    net::Stream,
+    net::{Stream, certificates::Current, tls::TlsStream},
     resp::{FrameKind, Protocol, ReplyScanner, Value, encode_request, reply},
 };
 
@@ -57,7 +57,7 @@ impl Profile {
 }
 
 /// Why a connection could not be made.
-#[derive(Clone, Debug, Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum DialError {
     /// No connection: refused, timed out, name not found, or cut off during the handshake.
     #[error("upstream {address} is unreachable: {reason}")]
@@ -65,6 +65,14 @@ pub enum DialError {
         /// Where it was tried.
         address: String,
         /// What the system said.
+        reason: String,
+    },
+    /// TLS has failed: the server is not who it should be, or does not take us for who we should be.
+    #[error("upstream {address} cannot be used over TLS: {reason}")]
+    Tls {
+        /// Where it was tried.
+        address: String,
+        /// What rustls said.
         reason: String,
     },
     /// The server is there, but it is not one that nearhit can serve.
@@ -89,6 +97,14 @@ pub enum DialError {
 }
 
 impl DialError {
+    /// The reason, if there is no connection: whoever reports it has the upstream looked at.
+    pub fn no_connection(&self) -> Option<&str> {
+        match self {
+            Self::Unreachable { reason, .. } | Self::Tls { reason, .. } => Some(reason),
+            Self::Unfit { .. } | Self::Refused(_) | Self::Protocol { .. } => None,
+        }
+    }
+
     /// The error reply that tells a client.
     pub fn reply(&self) -> Bytes {
         match self {
@@ -160,11 +176,22 @@ impl fmt::Debug for Connection {
     }
 }
 
+/// What a server has to prove, and by what.
+#[derive(Debug)]
+pub struct Tls {
+    /// Who it must be.
+    pub name: ServerName<'static>,
+    /// Whom we believe, and our own certificate.
+    pub config: Current<ClientConfig>,
+}
+
 /// Where the upstream is, and how to reach it.
 #[derive(Debug)]
 pub struct Dialer {
     /// A name in it is resolved anew at every dial.
     pub endpoint: Endpoint,
+    /// For an endpoint with TLS.
+    pub tls: Option<Tls>,
     /// For one attempt at connecting.
     pub dial_timeout: Duration,
     /// For the handshake on a connection that stands. A server in the middle of a long command accepts at once and
@@ -196,12 +223,21 @@ impl Dialer {
         Ok(Connection { stream, profile, greeting, local })
     }
 
-    /// A bare connection, within `dial_timeout`, that has agreed on nothing yet.
+    /// A bare connection, within `dial_timeout`, that has agreed on nothing yet; a server that is busy may take
+    /// `answer_timeout` for the handshake of TLS.
     pub async fn open_bare(&self) -> Result<Stream, DialError> {
-        timeout(self.dial_timeout, self.connect()).await.unwrap_or_else(|_| {
+        let stream = timeout(self.dial_timeout, self.connect()).await.unwrap_or_else(|_| {
             let reason = format!("no connection within {:?} (upstream.dial_timeout)", self.dial_timeout);
             Err(DialError::Unreachable { address: self.address(), reason })
-        })
+        })?;
+        match (&self.tls, stream) {
+            (Some(Tls { name, config }), Stream::Tcp(socket)) => {
+                let greeting = TlsStream::connect(socket, config.get(), name.clone());
+                let greeting = async { greeting.await.map_err(|error| self.unreachable(&error)) };
+                self.answered("TLS handshake", greeting).await.map(Stream::Tls)
+            }
+            (_, stream) => Ok(stream),
+        }
     }
 
     /// Agrees on `profile` on a bare or a pooled connection, within `answer_timeout`.
@@ -212,7 +248,7 @@ impl Dialer {
         name: &str,
         fresh: Fresh,
     ) -> Result<Greeting, DialError> {
-        self.answered(self.greet(stream, profile, name, fresh)).await
+        self.answered("answer", self.greet(stream, profile, name, fresh)).await
     }
 
     /// Has the server judge a user and password, by the client's own AUTH or HELLO on a connection of its own.
@@ -220,7 +256,7 @@ impl Dialer {
     pub async fn judge(&self, request: &[u8]) -> Result<Option<Bytes>, DialError> {
         let mut stream = self.open_bare().await?;
         let question = Handshake { request: request.to_vec(), replies: 1 };
-        let answer = self.answered(self.exchange(&mut stream, &question)).await?.remove(0);
+        let answer = self.answered("answer", self.exchange(&mut stream, &question)).await?.remove(0);
         Ok(reply::is_error(&answer).then_some(answer))
     }
 
@@ -232,24 +268,35 @@ impl Dialer {
         encode_hello(profile, &mut question);
         question.extend_from_slice(request);
         let question = Handshake { request: question, replies: 2 };
-        Ok(self.answered(self.exchange(&mut stream, &question)).await?.remove(1))
+        Ok(self.answered("answer", self.exchange(&mut stream, &question)).await?.remove(1))
     }
 
     /// Bounds the wait for what a connected server says.
-    async fn answered<T>(&self, answer: impl Future<Output = Result<T, DialError>>) -> Result<T, DialError> {
+    async fn answered<T>(
+        &self,
+        what: &str,
+        answer: impl Future<Output = Result<T, DialError>>,
+    ) -> Result<T, DialError> {
         timeout(self.answer_timeout, answer).await.unwrap_or_else(|_| {
-            let reason = format!("no answer within {:?} (upstream.connect_timeout)", self.answer_timeout);
+            let reason = format!("no {what} within {:?} (upstream.connect_timeout)", self.answer_timeout);
             Err(DialError::Unreachable { address: self.address(), reason })
         })
     }
 
     fn unreachable(&self, error: &io::Error) -> DialError {
-        DialError::Unreachable { address: self.address(), reason: error.to_string() }
+        let (address, reason) = (self.address(), error.to_string());
+        // A refusal of our certificate comes with the first answer, not with the handshake.
+        if error.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<rustls::Error>) {
+            return DialError::Tls { address, reason };
+        }
+        DialError::Unreachable { address, reason }
     }
 
     async fn connect(&self) -> Result<Stream, DialError> {
         match &self.endpoint {
-            Endpoint::Tcp { host, port } => self.connect_tcp(host, *port).await.map(Stream::Tcp),
+            Endpoint::Tcp { host, port } | Endpoint::Tls { host, port } => {
+                self.connect_tcp(host, *port).await.map(Stream::Tcp)
+            }
             Endpoint::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
         }
         .map_err(|error| self.unreachable(&error))

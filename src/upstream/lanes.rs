@@ -232,7 +232,7 @@ impl<C: Completion> Lanes<C> {
                     slots.lanes.push(lane);
                 }
                 Err(error) => {
-                    if let DialError::Unreachable { reason, .. } = &error {
+                    if let Some(reason) = error.no_connection() {
                         this.health.suspect(reason);
                     }
                     let wait = backoff(slots.failures, this.policy.backoff);

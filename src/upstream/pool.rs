@@ -53,7 +53,7 @@ impl ManageConnection for Manager {
 
     /// A resting socket has nothing to read: bytes would be somebody's late reply, an end of file a dead server.
     async fn is_valid(&self, slot: &mut Slot) -> Result<(), Closed> {
-        slot.socket.as_ref().is_none_or(Resting::is_quiet).then_some(()).ok_or(Closed)
+        slot.socket.as_mut().is_none_or(Resting::is_quiet).then_some(()).ok_or(Closed)
     }
 
     fn has_broken(&self, slot: &mut Slot) -> bool {
@@ -142,7 +142,7 @@ impl Pool {
                 Ok(connection) => return Ok((connection, Exclusive(slot))),
                 // A used connection may have died in the pool. Nothing of the client's has been sent on it, so
                 // the next one may serve; a fresh one that fails tells the truth.
-                Err(DialError::Unreachable { .. }) if used => {}
+                Err(error) if used && error.no_connection().is_some() => {}
                 Err(error) => return Err(error.into()),
             }
         }

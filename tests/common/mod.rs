@@ -8,6 +8,7 @@
 // Each test file compiles this module for itself and uses a part of it.
 #![allow(dead_code, unused_imports)]
 
+pub(crate) mod authority;
 mod client;
 mod intercept;
 mod process;
