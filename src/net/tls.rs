@@ -182,15 +182,8 @@ impl Inner<TcpStream> {
             read => read?,
         };
         let processed = self.session.process_new_packets();
-        if self.session.wants_write() {
-            // An alert, or the answer to a change of keys: if it is not taken now, it goes ahead of what is written next.
-            match self.flush() {
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock && processed.is_ok() => {
-                    return Poll::Ready(Err(error));
-                }
-                _ => {}
-            }
-        }
+        // An alert, or the answer to a change of keys: if it is not taken now, it goes ahead of what is written next.
+        let _ = self.flush();
         Poll::Ready(processed.map(|_| read).map_err(invalid))
     }
 
