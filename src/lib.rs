@@ -1,8 +1,8 @@
 //! nearhit: a transparent, coherent caching proxy for Redis and Valkey.
 //!
 //! The layers, lowest first; a module imports from lower layers, or from its left neighbours in its own
-//! (`tests/tidy.rs` holds this): `clock`, `ids`, `config`, `metrics`, `mutation`, `sync`, `resp`, `command` · `cache`,
-//! `upstream` · `coherence` · `session` · `server`. See `docs/ARCHITECTURE.md`.
+//! (`tests/tidy.rs` holds this): `clock`, `ids`, `net`, `config`, `metrics`, `mutation`, `sync`, `resp`, `command` ·
+//! `cache`, `upstream` · `coherence` · `session` · `server`. See `docs/ARCHITECTURE.md`.
 
 pub mod cache;
 pub mod clock;
@@ -12,6 +12,7 @@ pub mod config;
 pub mod ids;
 pub mod metrics;
 pub mod mutation;
+pub mod net;
 pub mod resp;
 pub mod server;
 pub mod session;

@@ -72,7 +72,8 @@ fn main() -> ExitCode {
     serve(config)
 }
 
-/// Runs the proxy until it is told to stop: SIGTERM and SIGINT drain, a second one stops.
+/// Runs the proxy until it is told to stop: SIGTERM and SIGINT drain, a second one stops. SIGHUP has certificates read
+/// anew.
 fn serve(config: Config) -> ExitCode {
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -94,19 +95,22 @@ fn serve(config: Config) -> ExitCode {
 
 fn start_and_wait(config: Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut terminate, mut interrupt) = {
+    let (mut terminate, mut interrupt, mut hangup) = {
         let _within = runtime.enter();
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?)
     };
     let server = Server::start(config)?;
     runtime.block_on(async {
-        for stop in [Server::drain, Server::stop] {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-                () = server.ended() => return,
-            }
-            stop(&server);
+        let mut stops = [Server::drain, Server::stop].into_iter();
+        loop {
+            let act = tokio::select! {
+                _ = terminate.recv() => stops.next(),
+                _ = interrupt.recv() => stops.next(),
+                _ = hangup.recv() => Some(Server::reload as fn(&Server)),
+                () = server.ended() => None,
+            };
+            let Some(act) = act else { return };
+            act(&server);
         }
     });
     server.wait();

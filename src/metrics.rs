@@ -108,6 +108,8 @@ counters! {
     connections_received,
     /// Clients turned away by `server.max_clients`.
     connections_rejected,
+    /// Clients whose TLS handshake failed.
+    handshakes_failed,
     /// Shared upstream connections open now.
     lanes,
     /// Shared upstream connections that died.
@@ -137,14 +139,19 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Sets for `workers` worker threads, and two more: for the link's thread and for the control thread.
+    /// Sets for `workers` worker threads, and three more: for the threads of handshakes, of the link and of control.
     pub fn new(workers: usize) -> Self {
-        Self { threads: (0..workers + 2).map(|_| Arc::default()).collect() }
+        Self { threads: (0..workers + 3).map(|_| Arc::default()).collect() }
     }
 
     /// The set of one worker.
     pub fn worker(&self, worker: usize) -> &Arc<Counters> {
         &self.threads[worker]
+    }
+
+    /// The set of the thread of handshakes.
+    pub fn handshakes(&self) -> &Arc<Counters> {
+        &self.threads[self.threads.len() - 3]
     }
 
     /// The set of the link's thread.

@@ -12,17 +12,16 @@ use std::{
     time::Duration,
 };
 
+use rustls::ServerConfig;
 use thiserror::Error;
 use tokio::{
-    io::AsyncWriteExt,
-    net::{TcpListener, TcpStream},
     runtime::{Builder, Runtime},
     sync::{
         Semaphore,
         mpsc::{self, UnboundedReceiver, UnboundedSender},
     },
     task::LocalSet,
-    time::{Instant, MissedTickBehavior, interval, sleep, timeout_at},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
@@ -31,17 +30,19 @@ use crate::{
     clock,
     coherence::{self, Coherence, Limits, Phase, canary, link},
     command::{ServerCommand, Table},
-    config::{AuthMode, CacheMode, Config, ListenAddress, TrackingMode},
+    config::{AuthMode, CacheMode, Config, Endpoint, ListenAddress, TlsProblem, TrackingMode, Upstream},
     ids::WorkerId,
     metrics::Metrics,
+    net::{certificates::Current, listener::Listener},
     session::{
+        arrival::{Greeter, admit, greet_all},
         attempts::Attempts,
         pause::Pause,
         registry::Registry,
         worker::{Mail, Shared, Waiter, Worker},
     },
     upstream::{
-        connection::{DialError, Dialer, Servers},
+        connection::{DialError, Dialer, Servers, Tls},
         control::{Control, QUESTIONS_MAX, Report},
         health::Schedule,
         identity::{ClientDefault, Credentials, Identities},
@@ -72,6 +73,9 @@ pub enum StartError {
         /// What the system said.
         error: io::Error,
     },
+    /// Certificates that were good when the configuration was checked are no longer.
+    #[error(transparent)]
+    Tls(#[from] TlsProblem),
     /// The upstream is there and cannot be served.
     #[error("{0}")]
     Upstream(DialError),
@@ -83,6 +87,9 @@ pub enum StartError {
 /// A running proxy.
 pub struct Server {
     addresses: Vec<SocketAddr>,
+    shared: Arc<Shared>,
+    /// What TLS clients are shown; `None` without TLS.
+    clients_tls: Option<Arc<Current<ServerConfig>>>,
     stopping: Stopping,
     control: JoinHandle<()>,
     workers: Vec<JoinHandle<()>>,
@@ -101,10 +108,12 @@ impl Server {
     /// Binds, looks at the upstream once, and serves. An upstream that is not there yet is no error.
     pub fn start(config: Config) -> Result<Self, StartError> {
         let config = Arc::new(config);
+        let clients_tls = config.server.tls.read()?.map(|tls| Arc::new(Current::new(tls)));
+        let upstream_tls = upstream_tls(&config.upstream)?;
         raise_descriptor_limit(config.server.max_clients);
         let runtime = runtime()?;
         let listeners = runtime.block_on(bind(&config))?;
-        let addresses = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+        let addresses = listeners.iter().filter_map(Listener::tcp_address).collect();
         let stopping = Stopping::default();
 
         let (mailboxes, mail): (Vec<_>, Vec<_>) =
@@ -112,29 +121,62 @@ impl Server {
         let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
         let shared = {
             let _within = runtime.enter();
-            Arc::new(shared(&config, mailboxes, questions))
+            Arc::new(shared(&config, upstream_tls, mailboxes, questions))
         };
-        let control = control(&shared, &runtime)?;
+        let control = control(&shared, &runtime);
         let table = Arc::new(Table::builtin());
         let first = first_look(&runtime, &control)?;
 
-        let workers = start_workers(&shared, mail, &table)?;
+        let mut workers = start_workers(&shared, mail, &table)?;
+        let greeter = match &clients_tls {
+            Some(tls) => {
+                let (sender, thread) = start_greeter(tls)?;
+                workers.push(thread);
+                Some(sender)
+            }
+            None => None,
+        };
         if config.cache.mode == CacheMode::On && config.tracking.mode == TrackingMode::Broadcast {
             start_link(&shared)?;
         }
-        let keeper = Keeper { shared, control, table, first };
+        let keeper = Keeper { shared: Arc::clone(&shared), control, table, first };
         let thread = {
             let stopping = stopping.clone();
             thread::Builder::new()
                 .name("control".into())
-                .spawn(move || runtime.block_on(keeper.run(listeners, asked, stopping)))?
+                .spawn(move || runtime.block_on(keeper.run(listeners, greeter, asked, stopping)))?
         };
-        Ok(Self { addresses, stopping, control: thread, workers })
+        Ok(Self { addresses, shared, clients_tls, stopping, control: thread, workers })
     }
 
-    /// The addresses that are listened on.
+    /// The TCP addresses that are listened on.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Reads certificates and keys anew, for connections to come. Where a file is of no use, what there was stays. Nothing
+    /// else of the configuration is read.
+    pub fn reload(&self) {
+        let Config { server, upstream, .. } = &*self.shared.config;
+        if let Some(tls) = &self.clients_tls {
+            match server.tls.read() {
+                Ok(read) => {
+                    read.into_iter().for_each(|new| tls.set(new));
+                    info!("the certificates of server.tls were read anew");
+                }
+                Err(problem) => error!(%problem, "server.tls stays as it was"),
+            }
+        }
+        if let Some(tls) = &self.shared.dialer.tls {
+            match upstream.tls.read() {
+                Ok(new) => {
+                    tls.config.set(new);
+                    info!("the certificates of upstream.tls were read anew");
+                }
+                Err(problem) => error!(%problem, "upstream.tls stays as it was"),
+            }
+        }
+        info!("nothing but certificates is read anew: for the rest of the configuration, restart");
     }
 
     /// Takes no further client, lets requests in flight finish, and ends; at the latest after `drain_timeout`.
@@ -167,35 +209,38 @@ fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
 }
 
-async fn bind(config: &Config) -> Result<Vec<TcpListener>, StartError> {
+async fn bind(config: &Config) -> Result<Vec<Listener>, StartError> {
     let mut listeners = Vec::new();
     for address in &config.server.listen {
-        let ListenAddress::Tcp(tcp) = address else {
-            let error = io::Error::new(io::ErrorKind::Unsupported, "only TCP addresses are served");
-            return Err(StartError::Bind { address: address.to_string(), error });
+        let listener = match address {
+            ListenAddress::Tcp(address) => Listener::tcp(*address).await,
+            ListenAddress::Unix(path) => Listener::unix(path).await,
         };
-        let listener = TcpListener::bind(tcp)
-            .await
-            .map_err(|error| StartError::Bind { address: address.to_string(), error })?;
-        if let Ok(address) = listener.local_addr() {
-            info!(%address, "listening");
-        }
+        let listener = listener.map_err(|error| StartError::Bind { address: address.to_string(), error })?;
+        info!(address = listener.address(), "listening");
         listeners.push(listener);
     }
     Ok(listeners)
 }
 
+/// What a `rediss://` upstream has to prove.
+fn upstream_tls(upstream: &Upstream) -> Result<Option<Tls>, TlsProblem> {
+    let Endpoint::Tls { host, .. } = &upstream.url.endpoint else { return Ok(None) };
+    Ok(Some(Tls { name: upstream.tls.name(host)?, config: Current::new(upstream.tls.read()?) }))
+}
+
 /// Everything that all threads share. Must be called within the control thread's runtime, which keeps the pools.
 fn shared(
     config: &Arc<Config>,
+    tls: Option<Tls>,
     mailboxes: Vec<UnboundedSender<Mail>>,
     questions: mpsc::Sender<crate::upstream::control::Question>,
 ) -> Shared {
     let upstream = &config.upstream;
     let metrics = Arc::new(Metrics::new(config.server.workers));
     let dialer = Arc::new(Dialer {
-        host: upstream.url.host.clone(),
-        port: upstream.url.port,
+        endpoint: upstream.url.endpoint.clone(),
+        tls,
         dial_timeout: upstream.dial_timeout,
         answer_timeout: upstream.connect_timeout,
         keepalive: upstream.keepalive,
@@ -266,14 +311,13 @@ fn credentials(config: &Config) -> Option<Credentials> {
     })
 }
 
-fn control(shared: &Shared, runtime: &Runtime) -> Result<Control, StartError> {
+fn control(shared: &Shared, runtime: &Runtime) -> Control {
     let _within = runtime.enter();
     let credentials = credentials(&shared.config).map(|credentials| {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         (text(&credentials.user), text(&credentials.password))
     });
     Control::new(Arc::clone(&shared.dialer), credentials)
-        .map_err(|error| StartError::System(io::Error::other(error.to_string())))
 }
 
 /// The table of commands with what the server tells of its own, and what the configuration adds to the allowlist.
@@ -290,7 +334,7 @@ fn extend(table: &Table, rows: &[ServerCommand], config: &Config) -> Table {
 
 /// A cluster is refused before anything is served; a server that is not there is waited for.
 fn first_look(runtime: &Runtime, control: &Control) -> Result<Option<Report>, StartError> {
-    match runtime.block_on(async { tokio::time::timeout(Duration::from_secs(2), control.probe()).await }) {
+    match runtime.block_on(async { timeout(Duration::from_secs(2), control.probe()).await }) {
         Ok(Ok(report)) => {
             if let Some(report) = &report {
                 fit(report, control).map_err(StartError::Upstream)?;
@@ -359,6 +403,17 @@ fn start_link(shared: &Shared) -> Result<(), StartError> {
     Ok(())
 }
 
+/// The thread of handshakes: no client's signature holds up the replies of others, nor the accept loop.
+fn start_greeter(tls: &Arc<Current<ServerConfig>>) -> Result<(Greeter, JoinHandle<()>), StartError> {
+    let (greeter, arrivals) = mpsc::unbounded_channel();
+    let tls = Arc::clone(tls);
+    let runtime = runtime()?;
+    let thread = thread::Builder::new().name("greeter".into()).spawn(move || {
+        LocalSet::new().block_on(&runtime, greet_all(arrivals, tls));
+    })?;
+    Ok((greeter, thread))
+}
+
 /// What runs on the control thread.
 struct Keeper {
     shared: Arc<Shared>,
@@ -370,7 +425,8 @@ struct Keeper {
 impl Keeper {
     async fn run(
         self,
-        listeners: Vec<TcpListener>,
+        listeners: Vec<Listener>,
+        greeter: Option<Greeter>,
         asked: mpsc::Receiver<crate::upstream::control::Question>,
         stopping: Stopping,
     ) {
@@ -378,11 +434,14 @@ impl Keeper {
         let acceptors = TaskTracker::new();
         for listener in listeners {
             let (shared, drain) = (Arc::clone(&self.shared), stopping.drain.clone());
+            // A Unix socket needs no TLS: what passes over it does not leave the machine.
+            let greeter = greeter.clone().filter(|_| matches!(listener, Listener::Tcp(_)));
             acceptors.spawn_local_on(
-                async move { drain.run_until_cancelled(accept(listener, shared)).await },
+                async move { drain.run_until_cancelled(accept(listener, greeter, shared)).await },
                 &local,
             );
         }
+        drop(greeter);
         acceptors.close();
         let Self { shared, control, table, first } = self;
         local
@@ -428,37 +487,16 @@ fn tell(shared: &Shared, mail: impl Fn() -> Mail) {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+async fn accept(listener: Listener, greeter: Option<Greeter>, shared: Arc<Shared>) {
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => admit(stream, peer, &shared).await,
+            Ok((stream, peer, local)) => admit(stream, peer, local, greeter.as_ref(), &shared),
             Err(error) => {
                 // Out of descriptors, most likely: nothing gets better by asking again at once.
                 warn!(%error, "cannot accept");
                 sleep(Duration::from_millis(100)).await;
             }
         }
-    }
-}
-
-async fn admit(mut stream: TcpStream, peer: SocketAddr, shared: &Shared) {
-    let counters = shared.metrics.control();
-    counters.connections_received.add(1);
-    if shared.registry.len() >= shared.config.server.max_clients {
-        counters.connections_rejected.add(1);
-        // Redis's own words; a client that does not take them is closed all the same.
-        let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
-        let _ = stream.shutdown().await;
-        return;
-    }
-    let Ok(local) = stream.local_addr() else { return };
-    if stream.set_nodelay(true).is_err() {
-        return;
-    }
-    let Ok(stream) = stream.into_std() else { return };
-    let info = shared.registry.enter(peer, local, clock::now());
-    if shared.mailboxes[info.worker.0].send(Mail::Client(stream, info.id)).is_err() {
-        shared.registry.remove(info.id);
     }
 }
 

@@ -11,14 +11,19 @@ use std::{
 };
 
 use nearhit::config::{
-    AuthMode, CacheMode, Config, ConfigError, ListenAddress, LoadOptions, LogFormat, LogLevel, Scripts,
-    Secret, TrackingMode,
+    AuthMode, CacheMode, Config, ConfigError, Endpoint, ListenAddress, LoadOptions, LogFormat, LogLevel,
+    Scripts, Secret, TrackingMode,
 };
 use tempfile::TempDir;
 
-/// Every key with its default and, unless its feature is still to come, another value, both as in a file.
+/// Every key with its default and, unless its feature is still to come or it names a file, another value, both as in a
+/// file.
 const KEYS: &[(&str, &str, Option<&str>)] = &[
-    ("server.listen", r#"["127.0.0.1:6380"]"#, Some(r#"["0.0.0.0:7000", "[::1]:7001"]"#)),
+    (
+        "server.listen",
+        r#"["127.0.0.1:6380"]"#,
+        Some(r#"["0.0.0.0:7000", "[::1]:7001", "unix:/run/nearhit.sock"]"#),
+    ),
     ("server.workers", "0", Some("3")),
     ("server.max_clients", "10000", Some("1")),
     ("server.idle_timeout", r#""0s""#, Some(r#""300s""#)),
@@ -192,9 +197,9 @@ fn all_keys_set_together_are_read_back_as_printed() {
     // The fields, since reading and printing could agree on a wrong one.
     assert_eq!(
         config.server.listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        ["0.0.0.0:7000", "[::1]:7001"]
+        ["0.0.0.0:7000", "[::1]:7001", "unix:/run/nearhit.sock"]
     );
-    assert!(config.server.listen.iter().all(|listen| matches!(listen, ListenAddress::Tcp(_))));
+    assert_eq!(config.server.listen[2], ListenAddress::Unix("/run/nearhit.sock".into()));
     assert_eq!((config.server.workers, config.server.max_clients, config.server.max_pipeline), (3, 1, 16));
     assert_eq!(config.server.idle_timeout, Duration::from_mins(5));
     assert_eq!(config.server.drain_timeout, Duration::ZERO);
@@ -202,7 +207,7 @@ fn all_keys_set_together_are_read_back_as_printed() {
     assert_eq!(config.server.deny_commands, ["FLUSHALL", "KEYS"]);
     assert!(config.server.allow_public_without_auth);
     assert_eq!(config.auth.mode, AuthMode::None);
-    assert_eq!((config.upstream.url.host.as_str(), config.upstream.url.port), ("db.example", 7000));
+    assert_eq!(config.upstream.url.endpoint, Endpoint::Tcp { host: "db.example".into(), port: 7000 });
     assert_eq!(config.upstream.url.database.0, 3);
     assert_eq!(
         (config.upstream.lanes, config.upstream.max_connections, config.upstream.max_blocking),
@@ -327,18 +332,6 @@ fn values_that_cannot_be_are_refused_with_what_would_be_right() {
 #[test]
 fn what_comes_later_is_refused_as_such() {
     for (key, value) in [
-        ("server.tls.cert", r#""cert.pem""#),
-        ("server.tls.key", r#""key.pem""#),
-        ("server.tls.client_ca", r#""ca.pem""#),
-        ("server.listen", r#"["127.0.0.1:6380", "unix:/run/nearhit.sock"]"#),
-        ("upstream.tls.ca", r#""ca.pem""#),
-        ("upstream.tls.cert", r#""cert.pem""#),
-        ("upstream.tls.key", r#""key.pem""#),
-        ("upstream.tls.server_name", r#""redis.example""#),
-        ("upstream.url", r#""rediss://127.0.0.1""#),
-        ("upstream.url", r#""REDISS://127.0.0.1""#),
-        ("upstream.url", r#""unix:/run/redis.sock""#),
-        ("upstream.url", r#""unix:///run/redis.sock""#),
         ("cache.mode", r#""shadow""#),
         ("cache.eviction", r#""s3-fifo""#),
         ("cache.serve_stale", r#""1s""#),
@@ -417,6 +410,7 @@ fn without_authentication_a_public_listener_must_be_meant() {
     for (listen, allow, accepted) in [
         ("127.0.0.1:6380", false, true),
         ("[::1]:6380", false, true),
+        ("unix:/run/nearhit.sock", false, true),
         ("0.0.0.0:6380", false, false),
         ("10.1.2.3:6380", false, false),
         ("0.0.0.0:6380", true, true),
@@ -432,6 +426,71 @@ fn without_authentication_a_public_listener_must_be_meant() {
             );
         }
         load(&server).unwrap();
+    }
+}
+
+#[test]
+fn certificates_are_read_when_they_are_named() {
+    let directory = directory();
+    let file = |name: &str| directory.path().join(name);
+    for name in ["one", "other"] {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(["h".to_owned()]).unwrap().self_signed(&key).unwrap();
+        fs::write(file(&format!("{name}.pem")), certificate.pem()).unwrap();
+        fs::write(file(&format!("{name}.key")), key.serialize_pem()).unwrap();
+    }
+    fs::write(file("empty"), "").unwrap();
+    fs::write(file("torn"), "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n").unwrap();
+    let lines = |keys: &[(&str, &str)]| -> String {
+        let value = |text: &str| match text {
+            "h" | "a b" | "" => text.to_owned(),
+            url if url.contains(':') => url.to_owned(),
+            name => file(name).display().to_string(),
+        };
+        let lines: Vec<_> = keys.iter().map(|(key, text)| format!("{key} = {:?}", value(text))).collect();
+        lines.join("\n") + "\n"
+    };
+    let tls = ("upstream.url", "rediss://h");
+    let server = [
+        ("server.tls.cert", "one.pem"),
+        ("server.tls.key", "one.key"),
+        ("server.tls.client_ca", "other.pem"),
+    ];
+    let upstream = [
+        tls,
+        ("upstream.tls.ca", "other.pem"),
+        ("upstream.tls.cert", "one.pem"),
+        ("upstream.tls.key", "one.key"),
+        ("upstream.tls.server_name", "h"),
+    ];
+    let config = load(&lines(&[&server[..], &upstream[..]].concat())).unwrap();
+    assert_eq!(load(&config.to_toml()).unwrap(), config);
+    assert_eq!(config.server.tls.client_ca, Some(file("other.pem")));
+    assert_eq!(config.upstream.tls.ca, Some(file("other.pem")));
+    assert_eq!(config.upstream.tls.server_name.as_deref(), Some("h"));
+    load(&lines(&server[..2])).unwrap();
+    load(&lines(&upstream[..2])).unwrap();
+
+    for (keys, at_fault, why) in [
+        (&server[..1], "server.tls.cert", "it needs its server.tls.key"),
+        (&server[1..2], "server.tls.key", "it needs its server.tls.cert"),
+        (&server[2..], "server.tls.client_ca", "set server.tls.cert"),
+        (&[server[0], ("server.tls.key", "other.key")], "server.tls.key", "not the key of the certificate"),
+        (&[server[0], ("server.tls.key", "one.pem")], "server.tls.key", "no private key"),
+        (&[("server.tls.cert", "missing"), server[1]], "server.tls.cert", "cannot be read"),
+        (&[("server.tls.cert", "empty"), server[1]], "server.tls.cert", "no certificate"),
+        (&[server[0], server[1], ("server.tls.client_ca", "torn")], "server.tls.client_ca", "of no use"),
+        (&[tls, ("upstream.tls.ca", "missing")], "upstream.tls.ca", "cannot be read"),
+        (&[tls, upstream[1], upstream[2]], "upstream.tls.cert", "it needs its upstream.tls.key"),
+        (&[tls, upstream[1], ("upstream.tls.server_name", "a b")], "upstream.tls.server_name", "a host name"),
+        (&upstream[1..2], "upstream.tls.ca", "only to a rediss:// URL"),
+        (&[upstream[4], ("upstream.url", "unix:/s")], "upstream.url", "only to a rediss:// URL"),
+    ] {
+        let text = lines(keys);
+        let error = load(&text).expect_err(&text);
+        let [problem] = error.problems.as_slice() else { panic!("{text}: {error}") };
+        assert_eq!(problem.key.as_deref(), Some(at_fault), "{text}: {error}");
+        assert!(problem.message.contains(why), "{text}: {error}");
     }
 }
 
@@ -514,7 +573,7 @@ fn secrets_never_appear() {
         "upstream.url = \"redis://:hush @h\"",
         "upstream.url = \"hush\"",
         "upstream.url = [\"redis://:hush@h\"]",
-        "upstream.url = \"rediss://:hush@h\"",
+        "upstream.url = \"unix://:hush@h\"",
         "upstream.password = \"hush\"",
         "upstream.password_file = \"hush\"",
         "server.listen = [\"redis://:hush@h\"]",

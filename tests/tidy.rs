@@ -20,7 +20,7 @@ use proc_macro2::{Delimiter, Group, Spacing, TokenStream, TokenTree};
 /// The rooms, lowest layer first. A room imports from the rooms to its left in its own row and from the rows above
 /// it here. That is a total order, so no two rooms can import each other.
 const LAYERS: &[&[&str]] = &[
-    &["clock", "ids", "config", "metrics", "mutation", "sync", "resp", "command"],
+    &["clock", "ids", "net", "config", "metrics", "mutation", "sync", "resp", "command"],
     &["cache", "upstream"],
     &["coherence"],
     &["session"],

@@ -10,7 +10,6 @@ use bytes::{Buf, BytesMut};
 use thiserror::Error;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::tcp::OwnedWriteHalf,
     time::{Instant, sleep, sleep_until},
 };
 
@@ -21,6 +20,7 @@ use super::{
 use crate::{
     clock,
     ids::Database,
+    net::Stream,
     resp::{FrameKind, Protocol, ReplyScanner, encode_request, reply},
     upstream::{
         backoff::backoff,
@@ -77,7 +77,7 @@ impl LinkError {
     fn is_of_the_network(&self) -> bool {
         match self {
             Self::Io(_) | Self::Closed | Self::Silent(_) => true,
-            Self::Dial(error) => matches!(error, DialError::Unreachable { .. }),
+            Self::Dial(error) => error.no_connection().is_some(),
             Self::Refusing(..) | Self::Unfit(_) | Self::Forbidden(_) | Self::Unsupported(_) => false,
         }
     }
@@ -137,10 +137,9 @@ async fn serve<W>(
             greeting.role
         )));
     }
-    let (mut read, write) = connection.stream.into_split();
     let mut link = Link {
         coherence,
-        write,
+        stream: connection.stream,
         heartbeat: Heartbeat::default(),
         expected: VecDeque::new(),
         echo_number: 0,
@@ -156,9 +155,10 @@ async fn serve<W>(
     let mut scanner = ReplyScanner::new();
     loop {
         buffer.reserve(scanner.bytes_wanted().max(16 * 1024));
+        let due = link.due(patience);
         tokio::select! {
             biased;
-            read = read.read_buf(&mut buffer) => {
+            read = link.stream.read_buf(&mut buffer) => {
                 if read? == 0 {
                     return Err(LinkError::Closed);
                 }
@@ -171,7 +171,7 @@ async fn serve<W>(
             () = coherence.relink_wanted() => {
                 return Err(LinkError::Unfit("the upstream is another server process, or has another role".into()));
             }
-            () = sleep_until(link.due(patience)) => {
+            () = sleep_until(due) => {
                 if !link.expected.is_empty() {
                     return Err(LinkError::Silent(patience));
                 }
@@ -200,7 +200,7 @@ enum Expected {
 
 struct Link<'a, W> {
     coherence: &'a Coherence<W>,
-    write: OwnedWriteHalf,
+    stream: Stream,
     heartbeat: Heartbeat,
     /// What is unanswered, and when it was asked.
     expected: VecDeque<(Expected, Instant)>,
@@ -223,7 +223,7 @@ impl<W> Link<'_, W> {
         encode_request([&b"CLIENT"[..], b"NO-EVICT", b"ON"], &mut request);
         self.expected
             .extend([Expected::Tracking, Expected::NoEvict].map(|expected| (expected, Instant::now())));
-        self.write.write_all(&request).await?;
+        self.stream.write_all(&request).await?;
         Ok(())
     }
 
@@ -248,7 +248,7 @@ impl<W> Link<'_, W> {
         // The clock is read before the write: what is certified is never later than what was asked.
         self.heartbeat.sent(clock::now());
         self.expected.push_back((Expected::Echo, Instant::now()));
-        self.write.write_all(&request).await?;
+        self.stream.write_all(&request).await?;
         Ok(())
     }
 

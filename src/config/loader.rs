@@ -13,7 +13,7 @@ use std::{
 use figment::value::{Dict, Value};
 
 use super::{
-    AuthMode, Config, ConfigError, LoadOptions, Problem, Secret, cores,
+    AuthMode, Config, ConfigError, Endpoint, LoadOptions, Problem, Secret, cores,
     notation::Notation,
     sources::{PREFIX, Sources, variable_of},
     table::{self, Walk},
@@ -39,6 +39,7 @@ pub(super) fn load(options: &LoadOptions) -> Result<Config, ConfigError> {
         loader.refuse_unknown(&layer.origin, "", &layer.values);
     }
     loader.read_password(&mut config);
+    loader.check_certificates(&config);
     loader.check_together(&config);
     if config.server.workers == 0 {
         config.server.workers = cores();
@@ -87,6 +88,11 @@ impl Walk for Loader<'_> {
 impl Loader<'_> {
     fn is_refused(&self, key: &str) -> bool {
         self.problems.iter().any(|problem| problem.key.as_deref() == Some(key))
+    }
+
+    fn is_section_refused(&self, beginning: &str) -> bool {
+        let keys = self.problems.iter().filter_map(|problem| problem.key.as_ref());
+        keys.into_iter().any(|key| key.starts_with(beginning))
     }
 
     /// Makes a problem of every value under `path` that no key of the table asks for.
@@ -163,6 +169,28 @@ impl Loader<'_> {
         self.refuse("upstream.password_file", why);
     }
 
+    /// Reads certificates and keys, as they are going to be read.
+    fn check_certificates(&mut self, config: &Config) {
+        let Config { server, upstream, .. } = config;
+        if let (false, Err(problem)) = (self.is_section_refused("server.tls."), server.tls.read()) {
+            self.refuse(problem.key, problem.reason);
+        }
+        if self.is_section_refused("upstream.tls.") || self.is_refused("upstream.url") {
+            return;
+        }
+        match (&upstream.url.endpoint, upstream.tls.any()) {
+            (Endpoint::Tls { host, .. }, _) => {
+                let problems = [upstream.tls.read().err(), upstream.tls.name(host).err()];
+                problems.into_iter().flatten().for_each(|problem| self.refuse(problem.key, problem.reason));
+            }
+            (Endpoint::Tcp { .. } | Endpoint::Unix(_), Some(key)) => {
+                let why = format!("{key} is set, but TLS is spoken only to a rediss:// URL");
+                self.refuse_together(&[key, "upstream.url"], &why);
+            }
+            (Endpoint::Tcp { .. } | Endpoint::Unix(_), None) => {}
+        }
+    }
+
     /// Values that are each right, and wrong together.
     fn check_together(&mut self, config: &Config) {
         let Config { server, auth, upstream, cache, tracking, audit, .. } = config;
@@ -192,7 +220,7 @@ impl Loader<'_> {
         {
             let why = format!(
                 "with auth.mode = \"none\", {public} would let anyone who reaches it act as the user of \
-                 upstream.url; listen on loopback, or set server.allow_public_without_auth = true if it is meant"
+                 upstream.url; listen on loopback or a Unix socket, or set server.allow_public_without_auth = true if it is meant"
             );
             self.refuse_together(&["auth.mode", "server.listen"], &why);
         }

@@ -7,12 +7,13 @@
 //! reach a message.
 //!
 //! `table` lists the keys, `notation` how their values are written, `sources` is the layers, and `loader`
-//! puts the three together.
+//! puts the three together. `tls` reads certificates, from the files that are named.
 
 mod loader;
 mod notation;
 mod sources;
 mod table;
+mod tls;
 mod values;
 
 use std::{
@@ -24,7 +25,8 @@ use std::{
 };
 
 pub use sources::LoadOptions;
-pub use values::{InvalidValue, ListenAddress, Secret, UpstreamUrl};
+pub use tls::{ServerTls, TlsProblem, UpstreamTls};
+pub use values::{Endpoint, InvalidValue, ListenAddress, Secret, UpstreamUrl};
 
 /// A valid configuration. Sections and fields are named as in `proxy.toml`, which says when to change what.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -72,6 +74,8 @@ pub struct Server {
     pub deny_commands: Vec<String>,
     /// Lets `auth.mode = "none"` go together with a listener that other machines reach.
     pub allow_public_without_auth: bool,
+    /// TLS on the TCP listeners.
+    pub tls: ServerTls,
 }
 
 /// `[auth]`.
@@ -93,7 +97,7 @@ pub enum AuthMode {
 /// `[upstream]`: where it is, how many connections it gets, and how patient we are.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Upstream {
-    /// Host, port and the control plane's credentials.
+    /// Where it is, and the control plane's credentials.
     pub url: UpstreamUrl,
     /// Where `url.password` was read from, if not from the URL.
     pub password_file: Option<PathBuf>,
@@ -119,6 +123,8 @@ pub struct Upstream {
     pub backoff_min: Duration,
     /// The longest pause between attempts at connecting; not below `backoff_min`.
     pub backoff_max: Duration,
+    /// How a `rediss://` upstream proves itself, and we to it.
+    pub tls: UpstreamTls,
 }
 
 /// `[cache]`.
@@ -257,6 +263,7 @@ impl Default for Server {
             max_pipeline: 10_000,
             deny_commands: Vec::new(),
             allow_public_without_auth: false,
+            tls: ServerTls::default(),
         }
     }
 }
@@ -288,6 +295,7 @@ impl Default for Upstream {
             retry_reads: true,
             backoff_min: Duration::from_millis(50),
             backoff_max: Duration::from_secs(1),
+            tls: UpstreamTls::default(),
         }
     }
 }

@@ -68,6 +68,9 @@ pub(super) fn rows(config: &mut Config, walk: &mut impl Walk) {
     walk.row("server.max_pipeline", &mut server.max_pipeline, Count { min: 1 });
     walk.row("server.deny_commands", &mut server.deny_commands, commands());
     walk.row("server.allow_public_without_auth", &mut server.allow_public_without_auth, Switch);
+    walk.row("server.tls.cert", &mut server.tls.cert, Optional);
+    walk.row("server.tls.key", &mut server.tls.key, Optional);
+    walk.row("server.tls.client_ca", &mut server.tls.client_ca, Optional);
 
     walk.row(
         "auth.mode",
@@ -89,6 +92,10 @@ pub(super) fn rows(config: &mut Config, walk: &mut impl Walk) {
     walk.row("upstream.retry_reads", &mut upstream.retry_reads, Switch);
     walk.row("upstream.backoff_min", &mut upstream.backoff_min, Time::POSITIVE);
     walk.row("upstream.backoff_max", &mut upstream.backoff_max, Time::POSITIVE);
+    walk.row("upstream.tls.ca", &mut upstream.tls.ca, Optional);
+    walk.row("upstream.tls.cert", &mut upstream.tls.cert, Optional);
+    walk.row("upstream.tls.key", &mut upstream.tls.key, Optional);
+    walk.row("upstream.tls.server_name", &mut upstream.tls.server_name, Optional);
 
     walk.row("cache.mode", &mut cache.mode, OneOf(&[("on", CacheMode::On), ("off", CacheMode::Off)]));
     walk.row("cache.max_entries", &mut cache.max_entries, Count { min: 0 });
@@ -131,18 +138,6 @@ pub(super) fn rows(config: &mut Config, walk: &mut impl Walk) {
 /// What this version refuses because the feature is not there yet.
 pub(super) fn later(walk: &mut impl Walk) {
     const NONE: Option<String> = None;
-
-    walk.off("server.tls.cert", NONE, Optional, "TLS for clients");
-    walk.off("server.tls.key", NONE, Optional, "TLS for clients");
-    walk.off("server.tls.client_ca", NONE, Optional, "TLS for clients");
-    walk.without("server.listen", "unix:", "listening on a Unix socket");
-
-    walk.off("upstream.tls.ca", NONE, Optional, "TLS to the upstream");
-    walk.off("upstream.tls.cert", NONE, Optional, "TLS to the upstream");
-    walk.off("upstream.tls.key", NONE, Optional, "TLS to the upstream");
-    walk.off("upstream.tls.server_name", NONE, Optional, "TLS to the upstream");
-    walk.without("upstream.url", "rediss:", "TLS to the upstream");
-    walk.without("upstream.url", "unix:", "an upstream behind a Unix socket");
 
     walk.without("cache.mode", "shadow", "measuring what a cache would have saved");
     walk.without("cache.eviction", "s3-fifo", "the S3-FIFO policy");

@@ -5,7 +5,6 @@
 //! in the answer.
 
 use std::{
-    net::SocketAddr,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
 };
@@ -28,6 +27,7 @@ use crate::{
     coherence::Batch,
     command::CommandId,
     ids::ClientId,
+    net::Address,
     resp::{Args, Raw, RequestScanner, Scanned, Value, encode_request, reply},
 };
 
@@ -422,7 +422,7 @@ impl Session {
     fn named(&self, args: Args<'_>) -> Result<Vec<Arc<ClientInfo>>, Value> {
         let mut doomed = self.worker.shared.registry.all();
         if args.len() == 3 {
-            doomed.retain(|info| is_address(info.peer, &args[2]));
+            doomed.retain(|info| is_address(&info.peer, &args[2]));
             return Ok(doomed);
         }
         let mut skip_me = true;
@@ -435,8 +435,8 @@ impl Session {
                     Some(id) => doomed.retain(|info| info.id.0 == id),
                     None => return Err(Value::error("ERR client-id should be greater than 0")),
                 },
-                b"ADDR" => doomed.retain(|info| is_address(info.peer, value)),
-                b"LADDR" => doomed.retain(|info| is_address(info.local, value)),
+                b"ADDR" => doomed.retain(|info| is_address(&info.peer, value)),
+                b"LADDR" => doomed.retain(|info| is_address(&info.local, value)),
                 b"USER" => {
                     doomed.retain(|info| info.details.lock().user.as_deref().unwrap_or(b"default") == value);
                 }
@@ -532,6 +532,6 @@ fn number(text: &[u8]) -> Option<u64> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-fn is_address(address: SocketAddr, text: &[u8]) -> bool {
+fn is_address(address: &Address, text: &[u8]) -> bool {
     address.to_string().as_bytes() == text
 }

@@ -31,7 +31,6 @@ use crate::{
     mutation::Mutation,
     resp::{Args, FrameKind, Protocol, Raw, Value},
     upstream::{
-        connection::DialError,
         identity::{Credentials, Identity},
         lane::{Hooks, Lane},
         pool::{self, CheckoutError},
@@ -268,7 +267,9 @@ impl Session {
                 if let CheckoutError::Dial(error) = &error {
                     self.end_if_disowned(&profile, error);
                 }
-                if let CheckoutError::Dial(DialError::Unreachable { reason, .. }) = &error {
+                if let CheckoutError::Dial(error) = &error
+                    && let Some(reason) = error.no_connection()
+                {
                     shared.health.suspect(reason);
                 }
                 self.inner.borrow_mut().verdict = Some(Verdict::Refused(raw));

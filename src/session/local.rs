@@ -4,7 +4,11 @@
 //! words are passed on; PING and ECHO are forwarded while it might say something else than usual. What has to hold on
 //! the client's exclusive connection (HELLO, AUTH) is said there. Texts of errors are those of Redis 7.
 
-use std::{net::IpAddr, rc::Rc, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    rc::Rc,
+    sync::Arc,
+};
 
 use bytes::{Bytes, BytesMut};
 
@@ -20,6 +24,7 @@ use crate::{
     command::Local,
     config::AuthMode,
     ids::Database,
+    net::Address,
     resp::{Args, Protocol, Raw, Value, reply},
     upstream::{
         connection::Profile,
@@ -247,7 +252,11 @@ impl Session {
 
     /// Where attempts of this client are counted.
     fn source(&self) -> IpAddr {
-        self.info.peer.ip()
+        match &self.info.peer {
+            Address::Tcp(address) => address.ip(),
+            // They are all of this machine.
+            Address::Unix(_) => Ipv4Addr::LOCALHOST.into(),
+        }
     }
 
     /// A held request comes back, and must find the verdict it has waited for.

@@ -10,6 +10,7 @@
 //! a request can go, `send` and `delivery` the ways to the connection and back; `audit` reads a share of the hits
 //! again. The cache is reached through `coherence` alone.
 
+pub mod arrival;
 pub mod attempts;
 mod audit;
 mod client;
@@ -44,10 +45,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::{
-    io::{AsyncRead, ReadBuf},
-    net::tcp::{OwnedReadHalf, OwnedWriteHalf},
-};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
 use self::{
@@ -64,6 +62,7 @@ use crate::{
     coherence::Batch,
     command::{Class, Command, Table},
     ids::IdentityId,
+    net::{ReadHalf, WriteHalf},
     resp::{Args, Protocol, Raw, RequestScanner, SHARED_BYTES_MIN, Scanned},
     upstream::connection::Profile,
 };
@@ -82,7 +81,7 @@ pub struct Session {
     worker: Rc<Worker>,
     info: Arc<ClientInfo>,
     /// Missing once the session has ended: what is still in flight keeps the session, but not the socket.
-    write: RefCell<Option<OwnedWriteHalf>>,
+    write: RefCell<Option<WriteHalf>>,
     inner: RefCell<Inner>,
     /// In the worker's list of sessions with output to look at.
     dirty: Cell<bool>,
@@ -128,7 +127,7 @@ enum Flow {
 }
 
 impl Session {
-    fn new(worker: Rc<Worker>, info: Arc<ClientInfo>, write: OwnedWriteHalf) -> Rc<Self> {
+    fn new(worker: Rc<Worker>, info: Arc<ClientInfo>, write: WriteHalf) -> Rc<Self> {
         let profile = Profile {
             identity: Arc::clone(worker.shared.identities.client_default()),
             database: worker.shared.default_database,
@@ -152,7 +151,7 @@ impl Session {
     }
 
     /// Serves the client to its end. What it had in flight is finished by the lanes; nothing else is sent for it.
-    async fn run(self: Rc<Self>, mut read: OwnedReadHalf) {
+    async fn run(self: Rc<Self>, mut read: ReadHalf) {
         while let Some(transition) = poll_fn(|cx| self.poll(cx, &mut read)).await {
             let mut performed = pin!(self.perform(transition));
             // Who is cut off meanwhile waits for nothing. Whatever is cancelled leaves no connection in use.
@@ -177,7 +176,7 @@ impl Session {
     }
 
     /// Goes on until there is nothing to do; `None` is the end.
-    fn poll(self: &Rc<Self>, cx: &mut Context<'_>, read: &mut OwnedReadHalf) -> Poll<Option<Transition>> {
+    fn poll(self: &Rc<Self>, cx: &mut Context<'_>, read: &mut ReadHalf) -> Poll<Option<Transition>> {
         if !self.waker.borrow().as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             self.waker.replace(Some(cx.waker().clone()));
         }
@@ -186,7 +185,7 @@ impl Session {
             while self.ending.get() != Ending::Now && self.inner.borrow().is_write_blocked {
                 let write = self.write.borrow();
                 let Some(write) = write.as_ref() else { break };
-                match write.as_ref().poll_write_ready(cx) {
+                match write.poll_write_ready(cx) {
                     Poll::Ready(Ok(())) => {
                         self.write_out();
                     }
@@ -213,7 +212,7 @@ impl Session {
 
     /// A client is not read from, but may wait for hours for what others do (BLPOP with RESET, QUIT or garbage behind
     /// it): that it has gone must be noticed all the same, for it has a connection of the upstream to itself.
-    fn poll_gone(&self, cx: &mut Context<'_>, read: &mut OwnedReadHalf) -> Poll<Option<Transition>> {
+    fn poll_gone(&self, cx: &mut Context<'_>, read: &mut ReadHalf) -> Poll<Option<Transition>> {
         let mut inner = self.inner.borrow_mut();
         let may_stay = inner.exclusive.as_ref().is_some_and(Exclusive::waits_for_others);
         while may_stay && !inner.input_ended && inner.input.len() < UNDELIVERED_BYTES_PAUSE {
@@ -241,7 +240,7 @@ impl Session {
 
     /// Reads once and takes what is complete. A client with nothing left over is read into the worker's own buffer,
     /// so that an idle client holds none.
-    fn read(self: &Rc<Self>, cx: &mut Context<'_>, read: &mut OwnedReadHalf) -> Poll<io::Result<usize>> {
+    fn read(self: &Rc<Self>, cx: &mut Context<'_>, read: &mut ReadHalf) -> Poll<io::Result<usize>> {
         let mut inner = self.inner.borrow_mut();
         if !inner.input.is_empty() || inner.held.is_some() {
             let wanted = inner.scanner.bytes_wanted().clamp(INPUT_BYTES, INPUT_RESERVE_MAX);

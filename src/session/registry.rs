@@ -3,7 +3,6 @@
 
 use std::{
     fmt::Write,
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicI64, AtomicU16, AtomicU32, AtomicU64, Ordering},
@@ -17,6 +16,7 @@ use parking_lot::Mutex;
 use crate::{
     clock::Nanos,
     ids::{ClientId, Database, WorkerId},
+    net::Address,
     resp::Protocol,
 };
 
@@ -47,9 +47,9 @@ pub struct ClientInfo {
     /// The worker that serves it.
     pub worker: WorkerId,
     /// Its end.
-    pub peer: SocketAddr,
+    pub peer: Address,
     /// Our end.
-    pub local: SocketAddr,
+    pub local: Address,
     /// When it was accepted.
     pub since: Nanos,
     /// When it last sent something.
@@ -105,7 +105,7 @@ impl Registry {
     }
 
     /// Enters a client that has just been accepted, with the least loaded worker.
-    pub fn enter(&self, peer: SocketAddr, local: SocketAddr, now: Nanos) -> Arc<ClientInfo> {
+    pub fn enter(&self, peer: Address, local: Address, now: Nanos) -> Arc<ClientInfo> {
         let worker = (0..self.load.len()).min_by_key(|worker| self.load[*worker].load(Ordering::Relaxed));
         let worker = WorkerId(worker.unwrap_or(0));
         self.load[worker.0].fetch_add(1, Ordering::Relaxed);
@@ -184,6 +184,7 @@ impl ClientInfo {
             (details.subscriptions != [0; 3], 'P'),
             (self.queued.load(Ordering::Relaxed) >= 0, 'x'),
             (self.blocking.load(Ordering::Relaxed) > 0, 'b'),
+            (matches!(self.peer, Address::Unix(_)), 'U'),
             (self.no_evict.load(Ordering::Relaxed), 'e'),
             (self.no_touch.load(Ordering::Relaxed), 'T'),
         ];

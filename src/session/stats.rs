@@ -51,7 +51,7 @@ impl Session {
     fn may_use_proxy(&self, inner: &Inner) -> bool {
         let users = &self.worker.shared.config.admin.proxy_users;
         match (&inner.profile.identity.user, users.is_empty()) {
-            (_, true) => self.info.peer.ip().is_loopback(),
+            (_, true) => self.info.peer.is_local(),
             (Some(user), false) => users.iter().any(|name| name.as_bytes() == user),
             (None, false) => users.iter().any(|name| name == "default"),
         }
@@ -119,6 +119,7 @@ impl Session {
             ("connected_clients", totals.clients),
             ("connections_received", totals.connections_received),
             ("connections_rejected", totals.connections_rejected),
+            ("handshakes_failed", totals.handshakes_failed),
         ];
         if coherence.canary().is_some() {
             figures.extend(staleness.buckets);

@@ -15,7 +15,6 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{
-    net::TcpStream,
     sync::{
         Notify, Semaphore,
         mpsc::{self, UnboundedReceiver, UnboundedSender},
@@ -33,6 +32,7 @@ use crate::{
     ids::{ClientId, Database, ServerId, WorkerId},
     metrics::{Counters, Metrics},
     mutation::Mutation,
+    net::Resting,
     resp::{Limits, Raw},
     upstream::{
         backoff::backoff,
@@ -78,7 +78,7 @@ pub(super) enum Outcome {
 /// requests in flight, the clients and the operator's hand.
 pub enum Mail {
     /// A new client.
-    Client(std::net::TcpStream, ClientId),
+    Client(Resting, ClientId),
     /// A waiter's reply.
     Answer(Box<(Waiter, AnswerOutcome)>),
     /// The table of commands has grown; and the longest argument the server takes, if it says.
@@ -410,12 +410,16 @@ impl Worker {
         }
     }
 
-    fn welcome(self: &Rc<Self>, stream: std::net::TcpStream, client: ClientId) {
-        let Ok(stream) = TcpStream::from_std(stream) else {
+    fn welcome(self: &Rc<Self>, stream: Resting, client: ClientId) {
+        let Ok(stream) = stream.wake() else {
             return self.shared.registry.remove(client);
         };
         let (read, write) = stream.into_split();
         let Some(info) = self.shared.registry.get(client) else { return };
+        if info.is_doomed() {
+            // Its killer's letter has come before it.
+            return self.shared.registry.remove(client);
+        }
         let session = Session::new(Rc::clone(self), info, write);
         self.sessions.borrow_mut().insert(client, Rc::clone(&session));
         self.counters.clients.add(1);

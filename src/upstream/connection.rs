@@ -6,21 +6,23 @@
 //! handshake learns which server process is at the other end, because a cache may only be filled from the process
 //! whose invalidations it hears. Nothing here is retried: callers know whether a retry is safe.
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{error::Error, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
+use rustls::{ClientConfig, pki_types::ServerName};
 use socket2::{SockRef, TcpKeepalive};
-use thiserror::Error;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
     time::timeout,
 };
 
 use super::identity::Identity;
 use crate::{
+    config::Endpoint,
     ids::{Database, ServerId},
+    net::{Stream, certificates::Current, tls::TlsStream},
     resp::{FrameKind, Protocol, ReplyScanner, Value, encode_request, reply},
 };
 
@@ -55,7 +57,7 @@ impl Profile {
 }
 
 /// Why a connection could not be made.
-#[derive(Clone, Debug, Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum DialError {
     /// No connection: refused, timed out, name not found, or cut off during the handshake.
     #[error("upstream {address} is unreachable: {reason}")]
@@ -63,6 +65,14 @@ pub enum DialError {
         /// Where it was tried.
         address: String,
         /// What the system said.
+        reason: String,
+    },
+    /// TLS has failed: the server is not who it should be, or does not take us for who we should be.
+    #[error("upstream {address} cannot be used over TLS: {reason}")]
+    Tls {
+        /// Where it was tried.
+        address: String,
+        /// What rustls said.
         reason: String,
     },
     /// The server is there, but it is not one that nearhit can serve.
@@ -87,6 +97,14 @@ pub enum DialError {
 }
 
 impl DialError {
+    /// The reason, if there is no connection: whoever reports it has the upstream looked at.
+    pub fn no_connection(&self) -> Option<&str> {
+        match self {
+            Self::Unreachable { reason, .. } | Self::Tls { reason, .. } => Some(reason),
+            Self::Unfit { .. } | Self::Refused(_) | Self::Protocol { .. } => None,
+        }
+    }
+
     /// The error reply that tells a client.
     pub fn reply(&self) -> Bytes {
         match self {
@@ -143,13 +161,13 @@ pub struct Greeting {
 /// A dialled, greeted connection.
 pub struct Connection {
     /// The socket, with nothing unread on it.
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// What was agreed.
     pub profile: Profile,
     /// What the server said.
     pub greeting: Greeting,
-    /// Our end's address, by which CLIENT LIST knows this connection.
-    pub local: SocketAddr,
+    /// Our end's address, by which CLIENT LIST knows this connection. Over a Unix socket all have the same.
+    pub local: Option<SocketAddr>,
 }
 
 impl fmt::Debug for Connection {
@@ -158,34 +176,39 @@ impl fmt::Debug for Connection {
     }
 }
 
+/// What a server has to prove, and by what.
+#[derive(Debug)]
+pub struct Tls {
+    /// Who it must be.
+    pub name: ServerName<'static>,
+    /// Whom we believe, and our own certificate.
+    pub config: Current<ClientConfig>,
+}
+
 /// Where the upstream is, and how to reach it.
 #[derive(Debug)]
 pub struct Dialer {
-    /// Host name or address; resolved anew at every dial.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
+    /// A name in it is resolved anew at every dial.
+    pub endpoint: Endpoint,
+    /// For an endpoint with TLS.
+    pub tls: Option<Tls>,
     /// For one attempt at connecting.
     pub dial_timeout: Duration,
     /// For the handshake on a connection that stands. A server in the middle of a long command accepts at once and
     /// answers late: it is busy, not gone, and a client that asks it directly waits as well.
     pub answer_timeout: Duration,
-    /// Idle time before the kernel probes the peer.
+    /// TCP: idle time before the kernel probes the peer.
     pub keepalive: Duration,
-    /// How long sent bytes may stay unacknowledged by the peer's kernel before the connection counts as dead.
+    /// TCP: how long sent bytes may stay unacknowledged by the peer's kernel before the connection counts as dead.
     pub user_timeout: Duration,
     /// The server processes seen so far.
     pub servers: Servers,
 }
 
 impl Dialer {
-    /// `host:port`, for messages.
+    /// `host:port` or `unix:/path`, for messages.
     pub fn address(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
+        self.endpoint.to_string()
     }
 
     /// Dials and greets. A server in a long script refuses to say who it is: its -BUSY is the error. Cancel safe: a
@@ -196,27 +219,36 @@ impl Dialer {
         if let Some(busy) = greeting.busy {
             return Err(DialError::Refused(busy));
         }
-        let local = stream.local_addr().map_err(|error| self.unreachable(&error))?;
+        let local = stream.local().map_err(|error| self.unreachable(&error))?;
         Ok(Connection { stream, profile, greeting, local })
     }
 
-    /// A bare connection, within `dial_timeout`, that has agreed on nothing yet.
-    pub async fn open_bare(&self) -> Result<TcpStream, DialError> {
-        timeout(self.dial_timeout, self.connect()).await.unwrap_or_else(|_| {
+    /// A bare connection, within `dial_timeout`, that has agreed on nothing yet; a server that is busy may take
+    /// `answer_timeout` for the handshake of TLS.
+    pub async fn open_bare(&self) -> Result<Stream, DialError> {
+        let stream = timeout(self.dial_timeout, self.connect()).await.unwrap_or_else(|_| {
             let reason = format!("no connection within {:?} (upstream.dial_timeout)", self.dial_timeout);
             Err(DialError::Unreachable { address: self.address(), reason })
-        })
+        })?;
+        match (&self.tls, stream) {
+            (Some(Tls { name, config }), Stream::Tcp(socket)) => {
+                let greeting = TlsStream::connect(socket, config.get(), name.clone());
+                let greeting = async { greeting.await.map_err(|error| self.unreachable(&error)) };
+                self.answered("TLS handshake", greeting).await.map(Stream::Tls)
+            }
+            (_, stream) => Ok(stream),
+        }
     }
 
     /// Agrees on `profile` on a bare or a pooled connection, within `answer_timeout`.
     pub async fn agree(
         &self,
-        stream: &mut TcpStream,
+        stream: &mut Stream,
         profile: &Profile,
         name: &str,
         fresh: Fresh,
     ) -> Result<Greeting, DialError> {
-        self.answered(self.greet(stream, profile, name, fresh)).await
+        self.answered("answer", self.greet(stream, profile, name, fresh)).await
     }
 
     /// Has the server judge a user and password, by the client's own AUTH or HELLO on a connection of its own.
@@ -224,15 +256,16 @@ impl Dialer {
     pub async fn judge(&self, request: &[u8]) -> Result<Option<Bytes>, DialError> {
         let mut stream = self.open_bare().await?;
         let question = Handshake { request: request.to_vec(), replies: 1 };
-        let answer = self.answered(self.exchange(&mut stream, &question)).await?.remove(0);
+        let answer = self.answered("answer", self.exchange(&mut stream, &question)).await?.remove(0);
         Ok(reply::is_error(&answer).then_some(answer))
     }
 
     /// Whether this server wants a password of a connection on which nothing has been said yet. `None`: it did not answer.
-    pub async fn wants_auth(&self, mut bare: TcpStream) -> Option<bool> {
+    pub async fn wants_auth(&self, mut bare: Stream) -> Option<bool> {
         let mut request = Vec::new();
         encode_request([b"PING"], &mut request);
-        let answer = self.answered(self.exchange(&mut bare, &Handshake { request, replies: 1 })).await;
+        let question = Handshake { request, replies: 1 };
+        let answer = self.answered("answer", self.exchange(&mut bare, &question)).await;
         answer.ok().map(|replies| replies[0].starts_with(b"-NOAUTH"))
     }
 
@@ -244,41 +277,56 @@ impl Dialer {
         encode_hello(profile, &mut question);
         question.extend_from_slice(request);
         let question = Handshake { request: question, replies: 2 };
-        Ok(self.answered(self.exchange(&mut stream, &question)).await?.remove(1))
+        Ok(self.answered("answer", self.exchange(&mut stream, &question)).await?.remove(1))
     }
 
     /// Bounds the wait for what a connected server says.
-    async fn answered<T>(&self, answer: impl Future<Output = Result<T, DialError>>) -> Result<T, DialError> {
+    async fn answered<T>(
+        &self,
+        what: &str,
+        answer: impl Future<Output = Result<T, DialError>>,
+    ) -> Result<T, DialError> {
         timeout(self.answer_timeout, answer).await.unwrap_or_else(|_| {
-            let reason = format!("no answer within {:?} (upstream.connect_timeout)", self.answer_timeout);
+            let reason = format!("no {what} within {:?} (upstream.connect_timeout)", self.answer_timeout);
             Err(DialError::Unreachable { address: self.address(), reason })
         })
     }
 
-    fn unreachable(&self, error: &std::io::Error) -> DialError {
-        DialError::Unreachable { address: self.address(), reason: error.to_string() }
+    fn unreachable(&self, error: &io::Error) -> DialError {
+        let (address, reason) = (self.address(), error.to_string());
+        // A refusal of our certificate comes with the first answer, not with the handshake.
+        if error.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<rustls::Error>) {
+            return DialError::Tls { address, reason };
+        }
+        DialError::Unreachable { address, reason }
     }
 
-    async fn connect(&self) -> Result<TcpStream, DialError> {
-        let stream = TcpStream::connect((self.host.as_str(), self.port))
-            .await
-            .map_err(|error| self.unreachable(&error))?;
+    async fn connect(&self) -> Result<Stream, DialError> {
+        match &self.endpoint {
+            Endpoint::Tcp { host, port } | Endpoint::Tls { host, port } => {
+                self.connect_tcp(host, *port).await.map(Stream::Tcp)
+            }
+            Endpoint::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+        }
+        .map_err(|error| self.unreachable(&error))
+    }
+
+    async fn connect_tcp(&self, host: &str, port: u16) -> io::Result<TcpStream> {
+        let stream = TcpStream::connect((host, port)).await?;
         let socket = SockRef::from(&stream);
         // The kernel counts in whole seconds, and takes none for an error.
         let interval = (self.keepalive / 3).max(Duration::from_secs(1));
         let keepalive = TcpKeepalive::new().with_time(self.keepalive).with_interval(interval).with_retries(3);
-        stream
-            .set_nodelay(true)
-            .and_then(|()| socket.set_tcp_keepalive(&keepalive))
-            .and_then(|()| socket.set_tcp_user_timeout(Some(self.user_timeout)))
-            .map_err(|error| self.unreachable(&error))?;
+        stream.set_nodelay(true)?;
+        socket.set_tcp_keepalive(&keepalive)?;
+        socket.set_tcp_user_timeout(Some(self.user_timeout))?;
         Ok(stream)
     }
 
     /// HELLO, SELECT, a name for CLIENT LIST, and the question which process this is, in one round trip.
     async fn greet(
         &self,
-        stream: &mut TcpStream,
+        stream: &mut Stream,
         profile: &Profile,
         name: &str,
         fresh: Fresh,
@@ -313,7 +361,7 @@ impl Dialer {
     /// The handshake with a server before 6.0, which has AUTH but no HELLO.
     async fn greet_without_hello(
         &self,
-        stream: &mut TcpStream,
+        stream: &mut Stream,
         profile: &Profile,
         name: &str,
         refusal: Bytes,
@@ -363,7 +411,7 @@ impl Dialer {
     }
 
     /// Sends the handshake and reads exactly its replies.
-    async fn exchange(&self, stream: &mut TcpStream, handshake: &Handshake) -> Result<Vec<Bytes>, DialError> {
+    async fn exchange(&self, stream: &mut Stream, handshake: &Handshake) -> Result<Vec<Bytes>, DialError> {
         stream.write_all(&handshake.request).await.map_err(|error| self.unreachable(&error))?;
         let mut replies = Vec::with_capacity(handshake.replies);
         let mut buffer = BytesMut::with_capacity(4096);

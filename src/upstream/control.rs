@@ -9,13 +9,17 @@
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use bb8_redis::{
-    RedisConnectionManager, bb8,
+    bb8::{self, ManageConnection},
     redis::{
-        self, AsyncConnectionConfig, ConnectionAddr, IntoConnectionInfo, RedisError, Value,
-        aio::MultiplexedConnection,
+        self, AsyncConnectionConfig, RedisConnectionInfo, RedisError, Value, aio::MultiplexedConnection,
     },
 };
-use tokio::sync::{mpsc, oneshot};
+use thiserror::Error;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::connection::{DialError, Dialer, info_field};
 use crate::{
@@ -28,6 +32,9 @@ const TOUCH_KEYS_MAX: usize = 100;
 
 /// Questions that wait for the control thread at most; a TOUCH over that is not worth waiting for.
 pub const QUESTIONS_MAX: usize = 1024;
+
+/// How long an answer on the pooled connection may take: who asks there is kept waiting, and can ask again.
+const POOLED_ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What INFO said.
 #[derive(Clone, Debug)]
@@ -66,34 +73,89 @@ pub enum Question {
 
 /// The control plane's connections.
 pub struct Control {
+    client: Client,
+    pool: bb8::Pool<Client>,
+}
+
+/// Makes connections of redis-rs out of the dialer's.
+#[derive(Clone)]
+struct Client {
     dialer: Arc<Dialer>,
-    client: redis::Client,
-    pool: bb8::Pool<RedisConnectionManager>,
+    settings: RedisConnectionInfo,
+}
+
+/// One of them. Nothing but its task reads and writes, and the task goes with it.
+struct Connected {
+    commands: MultiplexedConnection,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// Why the control plane has no connection.
+#[derive(Debug, Error)]
+enum ConnectError {
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error(transparent)]
+    Redis(#[from] RedisError),
+}
+
+impl Client {
+    /// Dials. The server's first answers may take as long as the caller lets them.
+    async fn connect(&self, answer_timeout: Duration) -> Result<Connected, ConnectError> {
+        let stream = self.dialer.open_bare().await?;
+        let settings = AsyncConnectionConfig::new().set_response_timeout(Some(answer_timeout));
+        let (commands, task) =
+            MultiplexedConnection::new_with_config(&self.settings, stream, settings).await?;
+        Ok(Connected { commands, _task: AbortOnDropHandle::new(tokio::spawn(task)) })
+    }
+
+    /// The same, first answers included, within `dial_timeout`.
+    async fn connect_in_time(&self, answer_timeout: Duration) -> Result<Connected, ConnectError> {
+        let patience = self.dialer.dial_timeout;
+        timeout(patience, self.connect(answer_timeout)).await.unwrap_or_else(|_| {
+            let reason = format!("no connection within {patience:?} (upstream.dial_timeout)");
+            Err(DialError::Unreachable { address: self.dialer.address(), reason }.into())
+        })
+    }
+}
+
+impl ManageConnection for Client {
+    type Connection = Connected;
+    type Error = ConnectError;
+
+    async fn connect(&self) -> Result<Connected, ConnectError> {
+        self.connect_in_time(POOLED_ANSWER_TIMEOUT).await
+    }
+
+    async fn is_valid(&self, connection: &mut Connected) -> Result<(), ConnectError> {
+        Ok(redis::cmd("PING").query_async(&mut connection.commands).await?)
+    }
+
+    /// What has died in the pool is found by `is_valid`.
+    fn has_broken(&self, _: &mut Connected) -> bool {
+        false
+    }
 }
 
 impl Control {
-    /// Prepares, but dials nothing yet.
-    pub fn new(dialer: Arc<Dialer>, credentials: Option<(String, String)>) -> Result<Self, RedisError> {
-        let mut settings = redis::RedisConnectionInfo::default().set_skip_set_lib_name();
+    /// Prepares, but dials nothing yet. Must be called within the runtime that is to run its reaper.
+    pub fn new(dialer: Arc<Dialer>, credentials: Option<(String, String)>) -> Self {
+        let mut settings = RedisConnectionInfo::default().set_skip_set_lib_name();
         if let Some((user, password)) = credentials {
             settings = settings.set_username(user).set_password(password);
         }
-        let info = ConnectionAddr::Tcp(dialer.host.clone(), dialer.port)
-            .into_connection_info()?
-            .set_redis_settings(settings);
-        let client = redis::Client::open(info.clone())?;
-        let manager = RedisConnectionManager::new(info)?;
+        let client = Client { dialer, settings };
         let pool = bb8::Pool::builder()
             .max_size(1)
-            .connection_timeout(dialer.dial_timeout)
+            .connection_timeout(client.dialer.dial_timeout)
             .retry_connection(false)
-            .build_unchecked(manager);
-        Ok(Self { dialer, client, pool })
+            .build_unchecked(client.clone());
+        Self { client, pool }
     }
 
     /// `host:port`, for messages.
     pub fn address(&self) -> String {
-        self.dialer.address()
+        self.client.dialer.address()
     }
 
     /// The error of an upstream that cannot be asked.
@@ -102,21 +164,19 @@ impl Control {
     }
 
     /// Dials afresh and asks for INFO. A server that refuses to answer it is there all the same, and so is one that
-    /// accepts and is busy: how long to wait for its answer is the caller's affair. The first, bare connection
-    /// finds out within `dial_timeout` that nobody accepts. `None`: it is there, and cannot say more at the moment.
+    /// accepts and is busy: that nobody accepts is found out within `dial_timeout`, how long to wait for an answer is
+    /// the caller's affair. `None`: it is there, and cannot say more at the moment.
     pub async fn probe(&self) -> Result<Option<Report>, DialError> {
-        let stranger = self.dialer.open_bare().await?;
-        let patient = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-        let mut connection = match self.client.get_multiplexed_async_connection_with_config(&patient).await {
+        let stranger = self.client.dialer.open_bare().await?;
+        // A server that is busy for long is not gone; how long it may take is the prober's to say.
+        let mut connection = match self.client.connect(self.client.dialer.user_timeout).await {
             Ok(connection) => connection,
-            Err(error) => return self.refused_or_gone(&error),
+            Err(ConnectError::Dial(error)) => return Err(error),
+            Err(ConnectError::Redis(error)) => return self.refused_or_gone(&error),
         };
-        // redis-rs gives up after half a second by itself, but a server that is busy for so long is not gone; how long
-        // it may take is the prober's to say.
-        connection.set_response_timeout(self.dialer.user_timeout);
-        match redis::cmd("INFO").arg("all").query_async::<Value>(&mut connection).await {
+        match redis::cmd("INFO").arg("all").query_async::<Value>(&mut connection.commands).await {
             Ok(value) => {
-                let wants_auth = self.dialer.wants_auth(stranger).await;
+                let wants_auth = self.client.dialer.wants_auth(stranger).await;
                 Ok(Some(Report { wants_auth, ..self.report(&text(&value)) }))
             }
             Err(error) => self.refused_or_gone(&error),
@@ -141,7 +201,7 @@ impl Control {
         let server = if run_id.is_empty() {
             ServerId::UNKNOWN
         } else {
-            self.dialer.servers.intern(&run_id, wire_role(&role))
+            self.client.dialer.servers.intern(&run_id, wire_role(&role))
         };
         let policy = field("maxmemory_policy");
         Report {
@@ -164,15 +224,17 @@ impl Control {
         let mut connection = self.pool.get().await.ok()?;
         let mut question = redis::cmd("CONFIG");
         let answer: Vec<String> =
-            question.arg("GET").arg("proto-max-bulk-len").query_async(&mut *connection).await.ok()?;
+            question.arg("GET").arg("proto-max-bulk-len").query_async(&mut connection.commands).await.ok()?;
         answer.get(1)?.parse().ok()
     }
 
     /// The server's own table of commands.
     pub async fn commands(&self) -> Result<Vec<ServerCommand>, String> {
         let mut connection = self.pool.get().await.map_err(|error| error.to_string())?;
-        let rows: Value =
-            redis::cmd("COMMAND").query_async(&mut *connection).await.map_err(|error| error.to_string())?;
+        let rows: Value = redis::cmd("COMMAND")
+            .query_async(&mut connection.commands)
+            .await
+            .map_err(|error| error.to_string())?;
         let mut raw = Vec::new();
         encode(&rows, &mut raw);
         ServerCommand::parse(&raw).map_err(|error| error.to_string())
@@ -211,7 +273,7 @@ impl Control {
             .arg("LIST")
             .arg("ID")
             .arg(id)
-            .query_async(&mut *connection)
+            .query_async(&mut connection.commands)
             .await
             .map_err(|error| error.to_string())?;
         let listed = text(&list).lines().any(|line| {
@@ -225,13 +287,13 @@ impl Control {
         let mut connection = self.pool.get().await.map_err(|error| error.to_string())?;
         let mut pipe = redis::pipe();
         pipe.cmd("SELECT").arg(database.0).ignore().cmd("TOUCH").arg(keys).ignore();
-        pipe.query_async::<()>(&mut *connection).await.map_err(|error| error.to_string())
+        pipe.query_async::<()>(&mut connection.commands).await.map_err(|error| error.to_string())
     }
 }
 
 /// The connection on which the canary key is written. It is in database 0, and carries nothing else that could delay
 /// the write and so be measured with it.
-pub struct CanaryWriter(MultiplexedConnection);
+pub struct CanaryWriter(Connected);
 
 /// Why the canary key was not written.
 #[derive(Clone, Debug)]
@@ -245,10 +307,7 @@ pub enum NotWritten {
 impl Control {
     /// Dials a connection for the canary.
     pub async fn canary_writer(&self) -> Result<CanaryWriter, String> {
-        let settings = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.dialer.dial_timeout))
-            .set_response_timeout(Some(self.dialer.user_timeout));
-        let connection = self.client.get_multiplexed_async_connection_with_config(&settings).await;
+        let connection = self.client.connect_in_time(self.client.dialer.user_timeout).await;
         connection.map(CanaryWriter).map_err(|error| error.to_string())
     }
 }
@@ -258,7 +317,7 @@ impl CanaryWriter {
     pub async fn set(&mut self, key: &[u8], number: u64, lifetime: Duration) -> Result<(), NotWritten> {
         let mut command = redis::cmd("SET");
         command.arg(key).arg(number).arg("PX").arg(lifetime.as_millis() as u64);
-        command.query_async::<()>(&mut self.0).await.map_err(|error| {
+        command.query_async::<()>(&mut self.0.commands).await.map_err(|error| {
             let kind = if is_of_the_network(&error) { NotWritten::Lost } else { NotWritten::Refused };
             kind(error.to_string())
         })

@@ -22,13 +22,7 @@ use std::{
 
 use bytes::{Buf, BytesMut};
 use thiserror::Error;
-use tokio::{
-    net::{
-        TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
-    task::{JoinHandle, spawn_local},
-};
+use tokio::task::{JoinHandle, spawn_local};
 use tokio_util::io::poll_read_buf;
 
 use super::{
@@ -37,6 +31,7 @@ use super::{
 };
 use crate::{
     clock::{self, Nanos},
+    net::{ReadHalf, Stream, WriteHalf},
     resp::{FrameKind, OutputBuffer, Raw, ReplyScanner, SHARED_BYTES_MIN},
 };
 
@@ -140,7 +135,7 @@ pub(super) struct Queue<C> {
 }
 
 /// The task that owns the reading half, and returns it from a lane that was closed clean.
-type Driver = JoinHandle<Option<OwnedReadHalf>>;
+type Driver = JoinHandle<Option<ReadHalf>>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -156,7 +151,7 @@ pub struct Lane<C: Completion> {
     /// What the server said when it was made.
     pub greeting: Greeting,
     address: String,
-    write: RefCell<Option<OwnedWriteHalf>>,
+    write: RefCell<Option<WriteHalf>>,
     pub(super) queue: RefCell<Queue<C>>,
     /// What is done of a large reply.
     pub(super) passing: Passing,
@@ -321,12 +316,12 @@ impl<C: Completion> Lane<C> {
     /// Ends a lane on which nothing is in flight and returns its socket; `None` if it is not clean.
     ///
     /// Cancelled, it leaves the lane closed.
-    pub async fn into_stream(&self) -> Option<TcpStream> {
+    pub async fn into_stream(&self) -> Option<Stream> {
         self.close();
         let task = self.task.borrow_mut().take()?;
         let read = task.await.ok()??;
         let write = self.write.borrow_mut().take()?;
-        read.reunite(write).ok()
+        read.reunite(write)
     }
 
     /// Answers those whose time is up. A reply that is still coming in holds up all behind it, rightly, and so does a
@@ -373,12 +368,10 @@ impl<C: Completion> Lane<C> {
         while !queue.output.is_empty() {
             match write_some(write, &queue.output) {
                 Ok(written) => queue.output.advance(written),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    match write.as_ref().poll_write_ready(cx) {
-                        Poll::Ready(ready) => ready?,
-                        Poll::Pending => break,
-                    }
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => match write.poll_write_ready(cx) {
+                    Poll::Ready(ready) => ready?,
+                    Poll::Pending => break,
+                },
                 Err(error) => return Err(error),
             }
         }
@@ -411,7 +404,7 @@ impl<C: Completion> Lane<C> {
 }
 
 /// One write of as much as can be offered at once.
-pub fn write_some(write: &OwnedWriteHalf, output: &OutputBuffer) -> io::Result<usize> {
+pub fn write_some(write: &WriteHalf, output: &OutputBuffer) -> io::Result<usize> {
     if let Some(bytes) = output.contiguous() {
         return write.try_write(bytes);
     }
@@ -421,11 +414,7 @@ pub fn write_some(write: &OwnedWriteHalf, output: &OutputBuffer) -> io::Result<u
 }
 
 /// The driver: owns the reading half and ends when the lane does. Returns the half if the lane was closed clean.
-async fn drive<C: Completion>(
-    lane: Rc<Lane<C>>,
-    mut read: OwnedReadHalf,
-    hooks: Hooks,
-) -> Option<OwnedReadHalf> {
+async fn drive<C: Completion>(lane: Rc<Lane<C>>, mut read: ReadHalf, hooks: Hooks) -> Option<ReadHalf> {
     let mut reader = Reader { buffer: BytesMut::new(), scanner: ReplyScanner::new() };
     let result = poll_fn(|cx| lane.poll(cx, &mut read, &mut reader, &hooks)).await;
     lane.state.set(State::Dead);
@@ -454,7 +443,7 @@ impl<C: Completion> Lane<C> {
     fn poll(
         &self,
         cx: &mut Context<'_>,
-        read: &mut OwnedReadHalf,
+        read: &mut ReadHalf,
         reader: &mut Reader,
         hooks: &Hooks,
     ) -> Poll<Result<(), String>> {

@@ -208,12 +208,14 @@ impl<C: Completion> Lanes<C> {
     }
 
     /// Invariant 8: where the lane's own user may not ask INFO, the control plane finds out by the lane's HELLO id and
-    /// address which process it ends at.
+    /// address which process it ends at. By the id alone it could be another process's connection: over a Unix socket,
+    /// where all have the same address, nothing is cached for such a user.
     async fn identified(&self, mut connection: Connection) -> Connection {
-        if let (ServerId::UNKNOWN, Some(id)) = (connection.greeting.server, connection.greeting.client_id) {
+        let Connection { greeting, local, .. } = &mut connection;
+        if let (ServerId::UNKNOWN, Some(id), Some(local)) = (greeting.server, greeting.client_id, *local) {
             let (answer, server) = oneshot::channel();
-            if self.questions.send(Question::WhoServes(id, connection.local, answer)).await.is_ok() {
-                connection.greeting.server = server.await.unwrap_or(ServerId::UNKNOWN);
+            if self.questions.send(Question::WhoServes(id, local, answer)).await.is_ok() {
+                greeting.server = server.await.unwrap_or(ServerId::UNKNOWN);
             }
         }
         connection
@@ -243,7 +245,7 @@ impl<C: Completion> Lanes<C> {
                     slots.lanes.push(lane);
                 }
                 Err(error) => {
-                    if let DialError::Unreachable { reason, .. } = &error {
+                    if let Some(reason) = error.no_connection() {
                         this.health.suspect(reason);
                     }
                     let wait = backoff(slots.failures, this.policy.backoff);

@@ -6,14 +6,16 @@
 //! [`Exclusive::give_back`]; one that is dropped anywhere else, in mid-request or by a cancelled task, is missing
 //! from its slot, which is how bb8 learns that it is broken.
 
-use std::{net::TcpStream as StdStream, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bb8_redis::bb8::{self, ManageConnection, PooledConnection, QueueStrategy};
 use thiserror::Error;
-use tokio::net::TcpStream;
 
 use super::connection::{Connection, DialError, Dialer, Fresh, Greeting, Profile};
-use crate::ids::ServerId;
+use crate::{
+    ids::ServerId,
+    net::{Resting, Stream},
+};
 
 /// An unused pooled connection is closed after this long.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
@@ -24,9 +26,8 @@ pub struct Manager;
 
 /// A place in the pool.
 pub struct Slot {
-    /// Not registered with any worker's event loop while it lies in the pool; missing while it is in use, and before
-    /// the first time.
-    socket: Option<StdStream>,
+    /// Missing while it is in use, and before the first time.
+    socket: Option<Resting>,
     /// What it was last agreed to be.
     agreed: Option<(Profile, Greeting)>,
 }
@@ -52,8 +53,7 @@ impl ManageConnection for Manager {
 
     /// A resting socket has nothing to read: bytes would be somebody's late reply, an end of file a dead server.
     async fn is_valid(&self, slot: &mut Slot) -> Result<(), Closed> {
-        let is_quiet = |socket: &StdStream| matches!(socket.peek(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
-        slot.socket.as_ref().is_none_or(is_quiet).then_some(()).ok_or(Closed)
+        slot.socket.as_mut().is_none_or(Resting::is_quiet).then_some(()).ok_or(Closed)
     }
 
     fn has_broken(&self, slot: &mut Slot) -> bool {
@@ -142,7 +142,7 @@ impl Pool {
                 Ok(connection) => return Ok((connection, Exclusive(slot))),
                 // A used connection may have died in the pool. Nothing of the client's has been sent on it, so
                 // the next one may serve; a fresh one that fails tells the truth.
-                Err(DialError::Unreachable { .. }) if used => {}
+                Err(error) if used && error.no_connection().is_some() => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -156,7 +156,7 @@ impl Pool {
     async fn take(&self, slot: &mut Slot, profile: &Profile, name: &str) -> Result<Connection, DialError> {
         let lost = |reason: String| DialError::Unreachable { address: self.dialer.address(), reason };
         let mut stream = match slot.socket.take() {
-            Some(socket) => TcpStream::from_std(socket).map_err(|error| lost(error.to_string()))?,
+            Some(socket) => socket.wake().map_err(|error| lost(error.to_string()))?,
             None => self.dialer.open_bare().await?,
         };
         let greeting = match slot.agreed.take() {
@@ -166,7 +166,7 @@ impl Pool {
                 self.dialer.agree(&mut stream, profile, name, fresh).await?
             }
         };
-        let local = stream.local_addr().map_err(|error| lost(error.to_string()))?;
+        let local = stream.local().map_err(|error| lost(error.to_string()))?;
         Ok(Connection { stream, profile: profile.clone(), greeting, local })
     }
 
@@ -181,8 +181,8 @@ pub struct Exclusive(PooledConnection<'static, Manager>);
 
 impl Exclusive {
     /// Puts a connection back that is as it was agreed: no transaction, watch, subscription or unread byte.
-    pub fn give_back(mut self, stream: TcpStream, profile: Profile, greeting: Greeting) {
-        self.0.socket = stream.into_std().ok();
+    pub fn give_back(mut self, stream: Stream, profile: Profile, greeting: Greeting) {
+        self.0.socket = stream.rest().ok();
         self.0.agreed = Some((profile, greeting));
     }
 }

@@ -1,10 +1,13 @@
 //! A client that shows replies as the bytes that came, because byte for byte is what the proxy promises.
 //!
-//! It blocks, on a plain socket, and it never gives up a frame before it is whole. Whatever does not come within
-//! `READ_TIMEOUT` fails the test; it is no measurement.
+//! It blocks, on a plain socket unless a test brings another, and it never gives up a frame before it is whole. Whatever
+//! does not come within `READ_TIMEOUT` fails the test; it is no measurement.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use super::resp::{encode, frame_length, payload, shown};
@@ -13,9 +16,32 @@ use super::resp::{encode, frame_length, payload, shown};
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 const CHUNK_BYTES: usize = 64 * 1024;
 
+/// What a client's bytes travel on.
+pub(crate) trait Wire: Read + Write + Send {
+    /// Its socket.
+    fn socket(&self) -> socket2::SockRef<'_>;
+
+    /// Ends the sending half.
+    fn finish_sending(&mut self) -> io::Result<()> {
+        self.socket().shutdown(Shutdown::Write)
+    }
+}
+
+impl Wire for TcpStream {
+    fn socket(&self) -> socket2::SockRef<'_> {
+        self.into()
+    }
+}
+
+impl Wire for UnixStream {
+    fn socket(&self) -> socket2::SockRef<'_> {
+        self.into()
+    }
+}
+
 /// One connection, and the bytes that were read from it and not yet handed out.
 pub(crate) struct Client {
-    stream: TcpStream,
+    stream: Box<dyn Wire>,
     received: Vec<u8>,
     taken: usize,
     chunk: Box<[u8]>,
@@ -30,15 +56,27 @@ impl Client {
     pub(crate) fn try_connect(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(READ_TIMEOUT))?;
-        stream.set_write_timeout(Some(READ_TIMEOUT))?;
-        Ok(Self { stream, received: Vec::new(), taken: 0, chunk: vec![0; CHUNK_BYTES].into_boxed_slice() })
+        Self::over(stream)
+    }
+
+    #[track_caller]
+    pub(crate) fn connect_unix(path: &Path) -> Self {
+        let stream = UnixStream::connect(path).and_then(Self::over);
+        stream.unwrap_or_else(|error| panic!("cannot connect to {}: {error}", path.display()))
+    }
+
+    /// A client on a connection that a test has made.
+    pub(crate) fn over(stream: impl Wire + 'static) -> io::Result<Self> {
+        stream.socket().set_read_timeout(Some(READ_TIMEOUT))?;
+        stream.socket().set_write_timeout(Some(READ_TIMEOUT))?;
+        let (received, chunk) = (Vec::new(), vec![0; CHUNK_BYTES].into_boxed_slice());
+        Ok(Self { stream: Box::new(stream), received, taken: 0, chunk })
     }
 
     /// Replaces the ten seconds that a read or a write may take.
     pub(crate) fn set_timeout(&mut self, timeout: Duration) {
-        self.stream.set_read_timeout(Some(timeout)).expect("a timeout that is not zero");
-        self.stream.set_write_timeout(Some(timeout)).expect("a timeout that is not zero");
+        self.stream.socket().set_read_timeout(Some(timeout)).expect("a timeout that is not zero");
+        self.stream.socket().set_write_timeout(Some(timeout)).expect("a timeout that is not zero");
     }
 
     /// Sends one command and returns its reply, whole and unread.
@@ -89,7 +127,8 @@ impl Client {
     }
 
     pub(crate) fn try_send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.write_all(bytes)
+        self.stream.write_all(bytes)?;
+        self.stream.flush()
     }
 
     /// The next frame: a reply, or a push where the client asked for pushes.
@@ -166,17 +205,18 @@ impl Client {
     }
 
     pub(crate) fn try_finish_sending(&mut self) -> io::Result<()> {
-        self.stream.shutdown(Shutdown::Write)
+        self.stream.finish_sending()
     }
 
     /// Closes with a reset, as a client that is killed does, and leaves no port waiting.
     pub(crate) fn reset(self) {
-        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).expect("an open socket");
+        self.stream.socket().set_linger(Some(Duration::ZERO)).expect("an open socket");
     }
 
     /// A second handle on the socket, to write from another thread while this one reads.
     pub(crate) fn writer(&self) -> TcpStream {
-        self.stream.try_clone().expect("a descriptor is free")
+        let socket = self.stream.socket().as_fd().try_clone_to_owned().expect("a descriptor is free");
+        socket.into()
     }
 
     fn fill(&mut self) -> io::Result<usize> {

@@ -8,6 +8,7 @@
 // Each test file compiles this module for itself and uses a part of it.
 #![allow(dead_code, unused_imports)]
 
+pub(crate) mod authority;
 mod client;
 mod intercept;
 mod patience;
@@ -17,7 +18,7 @@ mod redis;
 mod relay;
 pub(crate) mod resp;
 
-pub(crate) use client::Client;
+pub(crate) use client::{Client, Wire};
 pub(crate) use intercept::Intercept;
 pub(crate) use patience::eventually;
 pub(crate) use process::{Process, free_port, raise_open_files};
