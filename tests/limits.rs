@@ -276,6 +276,25 @@ fn a_client_that_never_reads_its_misses_is_cut_off() {
     house.peaked_below(8);
 }
 
+/// However small each message is.
+#[test]
+fn a_subscriber_that_never_reads_is_cut_off() {
+    let mut house = House::start(|proxy| proxy.set("server.output_limit", "1MiB"));
+    let mut silent = house.proxy.client();
+    assert_eq!(silent.cmd(&["SUBSCRIBE", "channel"])[0], b'*');
+    socket2::SockRef::from(&silent.writer()).set_recv_buffer_size(16_384).expect("an open socket");
+    let publishing = encode(&["PUBLISH", "channel", &"x".repeat(1_000)]).repeat(100);
+    let clients = house.clients;
+    eventually("the subscriber that does not read is cut off", || {
+        house.bystander.send_raw(&publishing);
+        (0..100).for_each(|_| assert_eq!(house.bystander.recv()[0], b':'));
+        house.proxy.stat("connected_clients") <= clients
+    });
+    drop(silent);
+    house.recovers();
+    house.peaked_below(8);
+}
+
 /// Asks so many times for a megabyte that nobody takes. The requests fit the socket's buffers.
 fn ask_and_never_read(house: &House, requests: usize) -> Client {
     let mut silent = house.proxy.client();
