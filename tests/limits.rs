@@ -324,8 +324,10 @@ fn thousands_of_clients_cut_off_in_mid_request() {
 /// Clients cut off while their transactions, watches and blocking commands hold a connection of their own.
 #[test]
 fn clients_cut_off_in_mid_transaction_leave_no_connection_behind() {
-    let mut house =
-        House::start(|proxy| proxy.set("upstream.max_connections", "5").set("upstream.max_blocking", "5"));
+    let mut house = House::start(|proxy| {
+        let proxy = proxy.set("upstream.max_connections", "5").set("upstream.max_blocking", "5");
+        proxy.set("upstream.max_subscribed", "5")
+    });
     for number in 0..60 {
         let mut client = house.proxy.client();
         match number % 4 {
@@ -345,6 +347,8 @@ fn clients_cut_off_in_mid_transaction_leave_no_connection_behind() {
     }
     eventually("the pool is free", || house.proxy.stat("pool_in_use") == 0);
     eventually("no blocking connection is held", || house.proxy.stat("blocking_in_use") == 0);
+    eventually("nobody is subscribed", || house.proxy.stat("subscribed_in_use") == 0);
+    assert_eq!(house.proxy.stat("hubs"), 0, "nobody has had to share");
     let replies = house.bystander.pipeline(&[&["MULTI"], &["GET", "never"], &["EXEC"]]);
     assert_eq!(shown(&replies[2]), "*1\\r\\n$-1\\r\\n");
     house.recovers();

@@ -14,11 +14,11 @@ use bytes::Bytes;
 
 use super::{
     Inner, Next, Session,
-    exclusive::{Transition, Verdict},
     pause::PauseChange,
     registry::ClientInfo,
     state::ReplyMode,
     ticket::Work,
+    transition::{Transition, Verdict},
     worker::Mail,
 };
 use crate::{

@@ -49,6 +49,9 @@ impl Session {
             // Refused at once by the server, and not queued; DISCARD for its arguments, which does not end the transaction.
             Class::Multi | Class::Watch | Class::Discard => return self.forward_plain(inner, batch, request),
             // These would change the connection under us.
+            Class::Subscribe(_) if inner.share.is_some() => {
+                return self.spoil(inner, batch, &args[0], Work::Plain);
+            }
             Class::Session(Local::Hello | Local::Auth)
             | Class::Monitor
             | Class::ScriptDebug
@@ -120,7 +123,7 @@ impl Session {
         let Some(transaction) = inner.transaction.take() else { return Next::Hold };
         inner.watch.clear();
         if let (true, Some(exclusive)) = (transaction.subscribes, inner.exclusive.as_mut()) {
-            exclusive.purpose = Purpose::Waiting;
+            exclusive.purpose = Purpose::Subscribed;
         }
         let missed = usize::from(Mutation::ExecMissesKey.is_on());
         let writes = transaction.writes.iter().skip(missed).map(|key| &**key);

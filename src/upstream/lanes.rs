@@ -197,7 +197,7 @@ impl<C: Completion> Lanes<C> {
 
     /// Invariant 8: where the lane's own user may not ask INFO, the control plane finds out by the lane's HELLO id and
     /// address which process it ends at.
-    async fn identified(&self, mut connection: Connection) -> Connection {
+    pub async fn identified(&self, mut connection: Connection) -> Connection {
         if let (ServerId::UNKNOWN, Some(id)) = (connection.greeting.server, connection.greeting.client_id) {
             let (answer, server) = oneshot::channel();
             if self.questions.send(Question::WhoServes(id, connection.local, answer)).await.is_ok() {
