@@ -3,6 +3,12 @@
 
 mod common;
 
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    thread,
+};
+
 use common::resp::{children, encode, payload, shown};
 use common::{Client, Proxy, ProxyBuilder, Redis, Relay, eventually, proxy, raise_open_files};
 
@@ -189,7 +195,13 @@ fn who_leaves_is_told_what_was_published_before() {
 
 #[test]
 fn an_answer_does_not_outrun_what_was_published_before() {
-    let house = House::start();
+    let house = House::start_with(&[], |proxy| proxy.set("cache.max_staleness", "10s"));
+    house.proxy.wait_live();
+    let mut reader = house.client(3);
+    // It could be answered from memory.
+    while house.proxy.stat("hits") == 0 {
+        reader.expect(b"_\r\n", &["GET", "key"]);
+    }
     let (mut second, mut third) = (house.sharer(2, &["news"]), house.sharer(3, &["news"]));
     house.relay.hubs().hold_down(true);
     house.publish("news", "before");
@@ -207,6 +219,22 @@ fn an_answer_does_not_outrun_what_was_published_before() {
         hears(&mut third, "news", &message);
         assert_eq!(third.recv(), b":2\r\n");
         hears(&mut second, "news", &message);
+    }
+    // Though its commands travel on two connections, they are obeyed in their order.
+    for _ in 0..100 {
+        let replies = third.pipeline(&[
+            &["PUBLISH", "news", "last"][..],
+            &["UNSUBSCRIBE", "news"],
+            &["SUBSCRIBE", "news"],
+            &["PUBLISH", "news", "first"],
+            &["ECHO", "end"],
+            &["ECHO", "end"],
+        ]);
+        let words: Vec<_> =
+            replies.iter().map(|reply| said(reply).first().cloned().unwrap_or_default()).collect();
+        assert_eq!(words, ["message", "", "unsubscribe", "subscribe", "message", ""]);
+        third.recv();
+        third.recv();
     }
 }
 
@@ -315,6 +343,71 @@ fn answers(client: &mut Client, words: &[&str], token: &str, protocol: u8) -> Ve
             return all;
         }
     }
+}
+
+/// Sharers come and go while messages are counted: between a confirmation and the next, none is missing or told twice.
+#[test]
+fn nothing_is_lost_or_told_twice_while_others_come_and_go() {
+    const CHANNELS: usize = 3;
+    let house = House::start();
+    let has_ended = AtomicBool::new(false);
+    let house = &house;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut publisher = house.redis.client();
+            for number in (0_u64..).take_while(|_| !has_ended.load(SeqCst)) {
+                for channel in 0..CHANNELS {
+                    publisher.cmd(&["PUBLISH", &channel.to_string(), &number.to_string()]);
+                }
+            }
+        });
+        let sharers: Vec<_> = (0..8).map(|seed| scope.spawn(move || come_and_go(house, seed))).collect();
+        let heard: u64 = sharers.into_iter().map(|sharer| sharer.join().unwrap_or(0)).sum();
+        has_ended.store(true, SeqCst);
+        assert!(heard > 1_000, "{heard} messages were heard");
+    });
+    eventually("nobody shares", || house.proxy.stat("hub_clients") == 0);
+    let mut outside = house.redis.client();
+    eventually("nobody hears", || outside.cmd(&["PUBSUB", "CHANNELS"]) == b"*1\r\n$8\r\noccupied\r\n");
+}
+
+/// How many messages it has heard.
+fn come_and_go(house: &House, seed: u64) -> u64 {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut count = 0;
+    for _ in 0..10 {
+        let mut client = house.client(if seed % 2 == 0 { 2 } else { 3 });
+        let mut heard: HashMap<String, Option<u64>> = HashMap::new();
+        for _ in 0..30 {
+            let channel = random.u32(0..3).to_string();
+            let verb = if random.bool() { "SUBSCRIBE" } else { "UNSUBSCRIBE" };
+            client.send(&[verb, &channel]);
+            loop {
+                let said = said(&client.recv());
+                match said[0].as_str() {
+                    "message" => {
+                        let number: u64 = said[2].parse().expect("a number");
+                        let before = heard.get_mut(&said[1]).expect("it has been subscribed to");
+                        assert!(
+                            before.is_none_or(|before| before + 1 == number),
+                            "{before:?}, then {number}"
+                        );
+                        *before = Some(number);
+                        count += 1;
+                    }
+                    "subscribe" => {
+                        heard.entry(said[1].clone()).or_insert(None);
+                        break;
+                    }
+                    _ => {
+                        heard.remove(&said[1]);
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    count
 }
 
 #[test]
@@ -507,7 +600,7 @@ fn users_of_different_rights_share_nothing() {
 
 #[test]
 fn a_subscriber_is_told_what_it_is_refused_in_the_servers_words() {
-    let house = House::start();
+    let house = House::start_with(&["--rename-command", "RESET", "XRESET"], |proxy| proxy);
     let mut sharer = house.sharer(2, &["news"]);
     let mut stays = house.sharer(2, &["news"]);
     let mut direct = house.redis.client();
@@ -527,6 +620,8 @@ fn a_subscriber_is_told_what_it_is_refused_in_the_servers_words() {
     ] {
         assert_eq!(shown(&sharer.cmd(words)), shown(&direct.cmd(words)));
     }
+    // Renamed, it would be obeyed, on the connection of them all.
+    assert!(sharer.cmd(&["XRESET"]).starts_with(b"-ERR unknown command"));
     for words in [&["QUIT", "now"][..], &["POST", "/"]] {
         let mut goes = house.sharer(2, &["news"]);
         goes.send(words);

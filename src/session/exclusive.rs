@@ -193,6 +193,11 @@ impl Session {
                 shared.health.suspect(reason);
             }
         })?;
+        let connection = match purpose {
+            // It is left when the upstream moves.
+            Purpose::Subscribed => self.worker.lanes.identified(connection).await,
+            Purpose::Transaction | Purpose::Blocking => connection,
+        };
         purpose.gauge(&self.worker.counters).add(1);
         let weak = Rc::downgrade(self);
         let counters = Arc::clone(&self.worker.counters);

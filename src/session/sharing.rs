@@ -236,7 +236,8 @@ impl Session {
 
     /// A message for this client.
     pub(super) fn tell(self: &Rc<Self>, message: Raw<'_>, fence: Option<Nanos>) {
-        if self.ending.get() != Ending::Now {
+        // Behind the answer to QUIT nothing comes.
+        if self.ending.get() == Ending::No {
             self.inner.borrow_mut().output.insert_message(message, fence);
             self.worker.mark_dirty(self);
         }
