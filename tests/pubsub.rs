@@ -7,6 +7,7 @@ use std::{
     collections::HashMap,
     sync::atomic::{AtomicBool, Ordering::SeqCst},
     thread,
+    time::Duration,
 };
 
 use common::resp::{children, encode, payload, shown};
@@ -108,6 +109,21 @@ fn subscribers_beyond_the_budget_share_a_connection_for_each_protocol() {
     eventually("the place is free", || house.proxy.stat("subscribed_in_use") == 0);
     subscribe(&mut client, "SUBSCRIBE", &["news"]);
     assert_eq!((house.proxy.stat("subscribed_in_use"), house.proxy.stat("hub_clients")), (1, 0));
+}
+
+#[test]
+fn a_busy_server_is_told_later_of_what_nobody_hears_any_more() {
+    let house = House::start_with(&["--busy-reply-threshold", "10"], |proxy| proxy);
+    let sharer = house.sharer(2, &["news"]);
+    let mut script = house.redis.client();
+    script.send(&["EVAL", "while true do end", "0"]);
+    let mut outside = house.redis.client();
+    eventually("the server is busy", || outside.cmd(&["PING"]).starts_with(b"-BUSY"));
+    drop(sharer);
+    eventually("it has left", || house.proxy.stat("hub_clients") == 0);
+    thread::sleep(Duration::from_millis(300));
+    outside.expect(b"+OK\r\n", &["SCRIPT", "KILL"]);
+    eventually("nobody hears", || outside.cmd(&["PUBSUB", "CHANNELS"]) == b"*1\r\n$8\r\noccupied\r\n");
 }
 
 #[test]

@@ -55,6 +55,8 @@ pub(super) struct Hub {
     /// What waits for a mark that is not sent yet: one is in flight.
     held: RefCell<Vec<Held>>,
     is_marking: Cell<bool>,
+    /// What nobody wanted any more when the server was too busy to be told.
+    untold: RefCell<Vec<(Family, Vec<Box<[u8]>>)>>,
 }
 
 /// A client that hears something.
@@ -73,7 +75,7 @@ pub(super) enum Errand {
     /// What the server has the words for: a PING, or what it refuses a subscriber.
     Relay { session: Rc<Session>, place: Place, is_ping: bool },
     /// UNSUBSCRIBE from what nobody wants any more, with the answers that are still to come.
-    Leave(usize),
+    Leave(Rc<Hub>, Family, Vec<Box<[u8]>>, usize),
     /// Everything that was published before is told before this.
     Mark(Rc<Hub>, Vec<Held>),
 }
@@ -113,6 +115,7 @@ impl Hubs {
             // Who has it locked is dialling.
             let Ok(mut hub) = slot.try_lock() else { return true };
             if let Some(hub) = &*hub {
+                hub.untold.take().into_iter().for_each(|(family, names)| hub.unsubscribe(family, names));
                 hub.lane.close_if_idle(now, IDLE_TIMEOUT);
                 if hub.lane.greeting.server.is_another(server) {
                     hub.lane.close();
@@ -161,6 +164,7 @@ impl Hub {
                 topics: RefCell::new(Topics::new()),
                 held: RefCell::default(),
                 is_marking: Cell::new(false),
+                untold: RefCell::default(),
             }
         })
     }
@@ -199,7 +203,7 @@ impl Hub {
         if gone.is_empty() {
             gone.push(&nobodys);
         }
-        let (answers, request) = (gone.len(), unsubscribe(family, &gone));
+        let (answers, request) = (gone.len(), unsubscribe(family, gone));
         self.send(Errand::Change(Rc::clone(change), answers), |out| out.extend(&request));
     }
 
@@ -220,9 +224,15 @@ impl Hub {
     }
 
     /// A client goes, whatever it hears, and whatever it has asked for and not been told yet.
-    pub(super) fn leave(&self, session: &Rc<Session>, heard: &Subscriptions, asked: Option<&Change>) {
+    pub(super) fn leave(
+        self: &Rc<Self>,
+        session: &Rc<Session>,
+        heard: &Subscriptions,
+        asked: Option<&Change>,
+    ) {
         let who = Hearer(Rc::clone(session));
         let mut topics = self.topics.borrow_mut();
+        let mut gone = Vec::new();
         for family in Family::ALL {
             let asked = asked.filter(|change| change.family() == family);
             let (wanted, given_up) = match asked {
@@ -232,12 +242,19 @@ impl Hub {
             };
             heard.of(family).iter().for_each(|name| topics.unhear(family, name, &who));
             let still = heard.of(family).iter().filter(|name| !given_up.contains(name)).chain(wanted);
-            let gone: Vec<&[u8]> =
-                still.map(|name| &**name).filter(|name| topics.unwant(family, name)).collect();
-            if !gone.is_empty() && self.is_open() {
-                let request = unsubscribe(family, &gone);
-                self.send(Errand::Leave(gone.len()), |out| out.extend(&request));
-            }
+            gone.push((family, still.filter(|name| topics.unwant(family, name)).cloned().collect()));
+        }
+        drop(topics);
+        gone.into_iter().for_each(|(family, names)| self.unsubscribe(family, names));
+    }
+
+    /// Tells the server that nobody wants these, as far as it is still so.
+    fn unsubscribe(self: &Rc<Self>, family: Family, mut names: Vec<Box<[u8]>>) {
+        names.retain(|name| !self.topics.borrow().is_wanted(family, name));
+        if !names.is_empty() && self.is_open() {
+            let request = unsubscribe(family, names.iter());
+            let answers = names.len();
+            self.send(Errand::Leave(Rc::clone(self), family, names, answers), |out| out.extend(&request));
         }
     }
 
@@ -262,7 +279,7 @@ impl Hub {
         }
         self.is_marking.set(true);
         let nobodys = self.topics.borrow().nobodys(Family::Channel);
-        let request = unsubscribe(Family::Channel, &[&nobodys[..]]);
+        let request = unsubscribe(Family::Channel, [nobodys]);
         self.send(Errand::Mark(Rc::clone(self), self.held.take()), |out| out.extend(&request));
     }
 
@@ -329,12 +346,16 @@ impl Completion for Errand {
         let is_error = reply::is_error(&raw);
         match self {
             // An error is the only answer.
-            Self::Change(_, answers) | Self::Leave(answers) if !is_error && *answers > 1 => {
+            Self::Change(_, answers) | Self::Leave(.., answers) if !is_error && *answers > 1 => {
                 *answers -= 1;
                 return Progress::More;
             }
             Self::Change(change, _) => change.answered(is_error.then_some(raw)),
-            Self::Leave(_) => {}
+            Self::Leave(hub, family, names, _) => {
+                if reply::error_code(&raw) == Some(b"BUSY") {
+                    hub.untold.borrow_mut().push((*family, std::mem::take(names)));
+                }
+            }
             Self::Relay { session, place, is_ping } => {
                 if !is_error && !*is_ping {
                     // It has done what it was to refuse.
@@ -355,7 +376,7 @@ impl Completion for Errand {
         match self {
             Self::Change(change, _) => change.answered(Some(text.as_slice().into())),
             Self::Relay { session, place, .. } => session.relayed(&place, text.as_slice().into()),
-            Self::Leave(_) => {}
+            Self::Leave(..) => {}
             Self::Mark(_, held) => held.into_iter().for_each(Held::release),
         }
     }
@@ -365,8 +386,10 @@ impl Completion for Errand {
     }
 }
 
-fn unsubscribe(family: Family, names: &[&[u8]]) -> Vec<u8> {
+fn unsubscribe(family: Family, names: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Vec<u8> {
     let mut request = Vec::new();
-    encode_request([family.unsubscribe().as_bytes()].into_iter().chain(names.iter().copied()), &mut request);
+    let names: Vec<_> = names.into_iter().collect();
+    let words = [family.unsubscribe().as_bytes()].into_iter().chain(names.iter().map(AsRef::as_ref));
+    encode_request(words, &mut request);
     request
 }

@@ -38,6 +38,11 @@ impl<L: PartialEq> Topics<L> {
         is_last
     }
 
+    /// Whether anybody wants it.
+    pub(super) fn is_wanted(&self, family: Family, name: &[u8]) -> bool {
+        self.0[family as usize].get(name).is_some_and(|topic| topic.wanted > 0)
+    }
+
     /// It hears it from now on.
     pub(super) fn hear(&mut self, family: Family, name: &[u8], who: L) {
         self.topic(family, name).hearing.push(who);
