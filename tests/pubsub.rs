@@ -530,17 +530,27 @@ fn no_budget_starves_another() {
     other.expect(b"_\r\n", &["GET", "key"]);
 }
 
+/// As an operator would.
+fn kill_hub(redis: &Redis, protocol: u8) {
+    let list = redis.client().text(&["CLIENT", "LIST"]);
+    let is_it = |line: &&str| {
+        line.contains("name=nearhit-subscription") && line.contains(&format!("resp={protocol}"))
+    };
+    let id = list.lines().find(is_it).and_then(|line| line.strip_prefix("id=")?.split(' ').next());
+    redis.client().expect(b":1\r\n", &["CLIENT", "KILL", "ID", id.expect("there is one")]);
+}
+
 #[test]
 fn the_end_of_a_shared_connection_is_its_subscribers_end() {
     let house = House::start();
     let mut sharers: Vec<_> = (0..3).map(|_| house.sharer(2, &["news"])).collect();
     let mut other = house.sharer(3, &["news"]);
+    // It has another connection to block on, which stays.
+    let mut blocked = house.sharer(3, &["news"]);
+    blocked.send(&["BLPOP", "list", "0"]);
+    eventually("it is blocked", || house.proxy.stat("blocking_in_use") == 1);
     let mut bystander = house.client(2);
-    let list = house.redis.client().text(&["CLIENT", "LIST"]);
-    let line =
-        list.lines().find(|line| line.contains("name=nearhit-subscription") && line.contains("resp=2"));
-    let id = line.and_then(|line| line.strip_prefix("id=")?.split(' ').next()).expect("an id");
-    house.redis.client().expect(b":1\r\n", &["CLIENT", "KILL", "ID", id]);
+    kill_hub(&house.redis, 2);
     for sharer in &mut sharers {
         assert_eq!(sharer.recv_to_end(), b"");
     }
@@ -550,8 +560,11 @@ fn the_end_of_a_shared_connection_is_its_subscribers_end() {
     house.publish("news", "hello");
     hears(&mut back, "news", "hello");
     hears(&mut other, "news", "hello");
-    eventually("nothing is left of the others", || house.proxy.stat("hub_clients") == 2);
+    eventually("nothing is left of the others", || house.proxy.stat("hub_clients") == 3);
     assert_eq!(house.proxy.stat("hubs"), 2);
+    hears(&mut blocked, "news", "hello");
+    kill_hub(&house.redis, 3);
+    assert_eq!(blocked.recv_to_end(), b"");
 }
 
 #[test]
@@ -636,6 +649,9 @@ fn a_subscriber_is_told_what_it_is_refused_in_the_servers_words() {
     ] {
         assert_eq!(shown(&sharer.cmd(words)), shown(&direct.cmd(words)));
     }
+    // Who is refused his first subscription shares nothing.
+    assert!(house.client(2).cmd(&["SUBSCRIBE"]).starts_with(b"-ERR wrong number"));
+    assert_eq!(house.proxy.stat("hub_clients"), 2);
     // Renamed, it would be obeyed, on the connection of them all.
     assert!(sharer.cmd(&["XRESET"]).starts_with(b"-ERR unknown command"));
     for words in [&["QUIT", "now"][..], &["POST", "/"]] {

@@ -440,6 +440,7 @@ impl Session {
     }
 
     /// The one dispatch match: each class of request goes its way.
+    #[inline]
     fn route(
         self: &Rc<Self>,
         inner: &mut Inner,

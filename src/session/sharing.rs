@@ -5,7 +5,10 @@
 //! one command at a time; in RESP3 everything else goes its usual way, and its replies wait for a mark on the hub, so
 //! that a message that was published before is told before. A sharer reads nothing from memory.
 
-use std::{rc::Rc, sync::Arc};
+use std::{
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -230,7 +233,13 @@ impl Session {
 
     /// What was relayed has been answered.
     pub(super) fn relayed(self: &Rc<Self>, place: &Place, raw: Raw<'_>) {
-        self.inner.borrow_mut().settle(place);
+        let mut inner = self.inner.borrow_mut();
+        inner.settle(place);
+        if inner.is_drained() && inner.subscriptions.is_empty() {
+            // A SUBSCRIBE that names nothing was its first.
+            self.leave_hub(&mut inner);
+        }
+        drop(inner);
         self.deliver(place.seq, raw, None);
     }
 
@@ -274,7 +283,9 @@ impl Session {
 
     /// The hub has ended, and what this client heard there would be missed without a word.
     pub(super) fn hub_ended(&self) {
-        self.end(Ending::AfterOutput);
+        // What blocks on another connection may be answered never.
+        let is_blocked = self.info.blocking.load(Ordering::Relaxed) > 0;
+        self.end(if is_blocked { Ending::Now } else { Ending::AfterOutput });
         self.wake();
     }
 }
