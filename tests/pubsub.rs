@@ -286,14 +286,14 @@ fn a_sharer_in_resp3_has_transactions_and_blocks_on_connections_of_its_own() {
 /// Random scripts, on Redis itself and on a shared connection, step by step: the same bytes.
 #[test]
 fn a_sharer_is_told_what_redis_would_tell_it() {
-    for seed in 0..12 {
+    for seed in 0..12_u64 {
         let house = House::start();
         // Somebody else has the channels too, so that nothing is the only one's to leave.
         let mut crowd = house.sharer(2, &["a", "c"]);
         subscribe(&mut crowd, "PSUBSCRIBE", &["a*"]);
         let alone = Redis::start();
         let mut random = fastrand::Rng::with_seed(seed);
-        let protocol = if seed % 2 == 0 { 2 } else { 3 };
+        let protocol = if seed.is_multiple_of(2) { 2 } else { 3 };
         let (mut direct, mut shared) = (alone.client(), house.client(protocol));
         direct.hello(protocol);
         let (mut tells_direct, mut tells_shared) = (alone.client(), house.redis.client());
@@ -392,7 +392,7 @@ fn come_and_go(house: &House, seed: u64) -> u64 {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut count = 0;
     for _ in 0..10 {
-        let mut client = house.client(if seed % 2 == 0 { 2 } else { 3 });
+        let mut client = house.client(if seed.is_multiple_of(2) { 2 } else { 3 });
         let mut heard: HashMap<String, Option<u64>> = HashMap::new();
         for _ in 0..30 {
             let channel = random.u32(0..3).to_string();

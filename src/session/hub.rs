@@ -56,8 +56,11 @@ pub(super) struct Hub {
     held: RefCell<Vec<Held>>,
     is_marking: Cell<bool>,
     /// What nobody wanted any more when the server was too busy to be told.
-    untold: RefCell<Vec<(Family, Vec<Box<[u8]>>)>>,
+    untold: RefCell<Vec<(Family, Names)>>,
 }
+
+/// What topics of one family are called.
+type Names = Vec<Box<[u8]>>;
 
 /// A client that hears something.
 pub(super) struct Hearer(Rc<Session>);
@@ -75,7 +78,7 @@ pub(super) enum Errand {
     /// What the server has the words for: a PING, or what it refuses a subscriber.
     Relay { session: Rc<Session>, place: Place, is_ping: bool },
     /// UNSUBSCRIBE from what nobody wants any more, with the answers that are still to come.
-    Leave(Rc<Hub>, Family, Vec<Box<[u8]>>, usize),
+    Leave(Rc<Hub>, Family, Names, usize),
     /// Everything that was published before is told before this.
     Mark(Rc<Hub>, Vec<Held>),
 }
@@ -249,7 +252,7 @@ impl Hub {
     }
 
     /// Tells the server that nobody wants these, as far as it is still so.
-    fn unsubscribe(self: &Rc<Self>, family: Family, mut names: Vec<Box<[u8]>>) {
+    fn unsubscribe(self: &Rc<Self>, family: Family, mut names: Names) {
         names.retain(|name| !self.topics.borrow().is_wanted(family, name));
         if !names.is_empty() && self.is_open() {
             let request = unsubscribe(family, names.iter());
