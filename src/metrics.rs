@@ -116,8 +116,14 @@ counters! {
     lanes_lost,
     /// Exclusive connections in use now for transactions.
     pool_in_use,
-    /// Exclusive connections in use now by blocked and subscribed clients.
+    /// Exclusive connections in use now by blocked clients.
     blocking_in_use,
+    /// Exclusive connections in use now by subscribed clients.
+    subscribed_in_use,
+    /// Clients that share a subscription connection now.
+    hub_clients,
+    /// Shared subscription connections open now.
+    hubs,
     /// Keys named by invalidation messages.
     invalidations,
     /// Invalidation messages that flushed everything.

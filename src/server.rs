@@ -253,14 +253,16 @@ fn shared(
     };
     let budget = |purpose, key, max| Budget { purpose, key, max, wait: upstream.connect_timeout };
     let transactions = budget("transactions", "upstream.max_connections", upstream.max_connections);
-    let waiting = budget("blocked and subscribed clients", "upstream.max_blocking", upstream.max_blocking);
+    let blocking = budget("blocked clients", "upstream.max_blocking", upstream.max_blocking);
+    let subscribed = budget("subscribed clients", "upstream.max_subscribed", upstream.max_subscribed);
     Shared {
         coherence: Arc::new(coherence(config, &metrics)),
         attempts: Attempts::default(),
         identities: Arc::new(Identities::new(credentials(config), client_default)),
         health: Arc::default(),
         transactions: Pool::new(Arc::clone(&dialer), transactions),
-        blocking: Pool::new(Arc::clone(&dialer), waiting),
+        blocking: Pool::new(Arc::clone(&dialer), blocking),
+        subscribed: Pool::new(Arc::clone(&dialer), subscribed),
         private_lanes: Arc::new(Semaphore::new(upstream.max_blocking)),
         default_database: upstream.url.database,
         pause: Pause::default(),

@@ -42,6 +42,7 @@ const KEYS: &[(&str, &str, Option<&str>)] = &[
     ("upstream.lanes", "2", Some("4")),
     ("upstream.max_connections", "50", Some("5")),
     ("upstream.max_blocking", "1000", Some("10")),
+    ("upstream.max_subscribed", "100", Some("7")),
     ("upstream.connect_timeout", r#""5s""#, Some(r#""500ms""#)),
     ("upstream.dial_timeout", r#""1s""#, Some(r#""2s""#)),
     ("upstream.command_timeout", r#""5s""#, Some(r#""60s""#)),
@@ -213,6 +214,7 @@ fn all_keys_set_together_are_read_back_as_printed() {
         (config.upstream.lanes, config.upstream.max_connections, config.upstream.max_blocking),
         (4, 5, 10)
     );
+    assert_eq!(config.upstream.max_subscribed, 7);
     assert_eq!(config.upstream.connect_timeout, Duration::from_millis(500));
     assert_eq!(config.upstream.dial_timeout, Duration::from_secs(2));
     assert_eq!(config.upstream.command_timeout, Duration::from_mins(1));
@@ -293,6 +295,7 @@ fn values_that_cannot_be_are_refused_with_what_would_be_right() {
         ("upstream.lanes", "0", "from 1 to"),
         ("upstream.max_connections", "0", "from 1 to"),
         ("upstream.max_blocking", "0", "from 1 to"),
+        ("upstream.max_subscribed", "0", "from 1 to"),
         ("upstream.connect_timeout", r#""0s""#, "at least \"1ms\", found \"0s\""),
         ("upstream.dial_timeout", r#""0s""#, "at least \"1ms\""),
         ("upstream.command_timeout", r#""0s""#, "at least \"1ms\""),

@@ -86,9 +86,22 @@ scripts!(
     scripts,
     transactions,
     pubsub,
+    tracking,
     server,
     connection,
 );
+
+/// Where nobody has a connection of his own left for it.
+#[test]
+fn pubsub_on_a_shared_connection() {
+    let (alone, behind) = (Redis::start(), Redis::start());
+    let proxy = proxy().upstream(&behind).set("upstream.max_subscribed", "1");
+    let proxy = proxy.set("cache.max_staleness", "10s").start();
+    let mut monitor = proxy.client();
+    monitor.expect(b"+OK\r\n", &["MONITOR"]);
+    compare("pubsub", &alone, &behind, &proxy);
+    assert_eq!(proxy.stat("subscribed_in_use"), 1, "only the monitor");
+}
 
 #[test]
 fn every_cacheable_command_is_read_from_memory_in_some_script() {
@@ -104,16 +117,20 @@ fn every_cacheable_command_is_read_from_memory_in_some_script() {
 }
 
 fn run(name: &'static str) {
-    let (_, text) = SCRIPTS.iter().find(|(script, _)| *script == name).expect("the macro made both");
-    let lines = parse(text);
     let (alone, behind) = (Redis::start(), Redis::start());
     // A busy machine may stall the heartbeat; this is not the test of what happens then.
     let proxy = proxy().upstream(&behind).set("cache.max_staleness", "10s").start();
+    compare(name, &alone, &behind, &proxy);
+}
+
+fn compare(name: &'static str, alone: &Redis, behind: &Redis, proxy: &Proxy) {
+    let (_, text) = SCRIPTS.iter().find(|(script, _)| *script == name).expect("the macro made both");
+    let lines = parse(text);
     for protocol in [2, 3] {
         proxy.wait_live();
         let mut pass = Pass {
             name,
-            proxy: &proxy,
+            proxy,
             settler: proxy.client(),
             direct: Side::connect(alone.addr(), protocol),
             proxied: Side::connect(proxy.addr(), protocol),

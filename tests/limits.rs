@@ -394,6 +394,25 @@ fn a_client_that_never_reads_its_misses_is_cut_off() {
     house.peaked_below(8);
 }
 
+/// However small each message is.
+#[test]
+fn a_subscriber_that_never_reads_is_cut_off() {
+    let mut house = House::start(|proxy| proxy.set("server.output_limit", "1MiB"));
+    let mut silent = house.proxy.client();
+    assert_eq!(silent.cmd(&["SUBSCRIBE", "channel"])[0], b'*');
+    socket2::SockRef::from(&silent.writer()).set_recv_buffer_size(16_384).expect("an open socket");
+    let publishing = encode(&["PUBLISH", "channel", &"x".repeat(1_000)]).repeat(100);
+    let clients = house.clients;
+    eventually("the subscriber that does not read is cut off", || {
+        house.bystander.send_raw(&publishing);
+        (0..100).for_each(|_| assert_eq!(house.bystander.recv()[0], b':'));
+        house.proxy.stat("connected_clients") <= clients
+    });
+    drop(silent);
+    house.recovers();
+    house.peaked_below(8);
+}
+
 /// Asks so many times for a megabyte that nobody takes. The requests fit the socket's buffers.
 fn ask_and_never_read(house: &House, requests: usize) -> Client {
     let mut silent = house.proxy.client();
@@ -423,8 +442,10 @@ fn thousands_of_clients_cut_off_in_mid_request() {
 /// Clients cut off while their transactions, watches and blocking commands hold a connection of their own.
 #[test]
 fn clients_cut_off_in_mid_transaction_leave_no_connection_behind() {
-    let mut house =
-        House::start(|proxy| proxy.set("upstream.max_connections", "5").set("upstream.max_blocking", "5"));
+    let mut house = House::start(|proxy| {
+        let proxy = proxy.set("upstream.max_connections", "5").set("upstream.max_blocking", "5");
+        proxy.set("upstream.max_subscribed", "5")
+    });
     for number in 0..60 {
         let mut client = house.proxy.client();
         match number % 4 {
@@ -444,6 +465,8 @@ fn clients_cut_off_in_mid_transaction_leave_no_connection_behind() {
     }
     eventually("the pool is free", || house.proxy.stat("pool_in_use") == 0);
     eventually("no blocking connection is held", || house.proxy.stat("blocking_in_use") == 0);
+    eventually("nobody is subscribed", || house.proxy.stat("subscribed_in_use") == 0);
+    assert_eq!(house.proxy.stat("hubs"), 0, "nobody has had to share");
     let replies = house.bystander.pipeline(&[&["MULTI"], &["GET", "never"], &["EXEC"]]);
     assert_eq!(shown(&replies[2]), "*1\\r\\n$-1\\r\\n");
     house.recovers();

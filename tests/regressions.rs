@@ -505,14 +505,18 @@ fn nobody_is_given_a_connection_in_a_strangers_database_or_name() {
     redis.client().cmd(&["ACL", "SETUSER", "admin", "on", ">secret", "~*", "&*", "+@all"]);
     redis.client().pipeline(&[&["SELECT", "5"][..], &["RPUSH", "list", "wrong"]]);
     for behind in [&["SELECT", "5"][..], &["AUTH", "admin", "secret"], &["MULTI"], &["HELLO", "3"]] {
-        let proxy = proxy().upstream(&redis).set("upstream.max_blocking", "1").start();
+        let proxy = proxy()
+            .upstream(&redis)
+            .set("upstream.max_blocking", "1")
+            .set("upstream.max_subscribed", "1")
+            .start();
         let mut first = proxy.client();
         first.cmd(&["SUBSCRIBE", "channel"]);
         let replies = first.pipeline(&[&["UNSUBSCRIBE", "channel"][..], behind]);
         assert_ne!(replies[1][0], b'-');
         sleep(MOMENT);
         drop(first);
-        eventually("its connection is free", || proxy.stat("blocking_in_use") == 0);
+        eventually("its connection is free", || proxy.stat("subscribed_in_use") == 0);
         let mut second = proxy.client();
         let replies = second.pipeline(&[&["BLPOP", "list", "0.1"][..], &["ACL", "WHOAMI"]]);
         assert_eq!(replies, [&b"*-1\r\n"[..], b"$7\r\ndefault\r\n"]);

@@ -105,8 +105,10 @@ pub struct Upstream {
     pub lanes: usize,
     /// Exclusive connections for transactions.
     pub max_connections: usize,
-    /// Exclusive connections for blocking and subscribed clients.
+    /// Exclusive connections for blocked clients.
     pub max_blocking: usize,
+    /// Exclusive connections for subscribed clients; those beyond share.
+    pub max_subscribed: usize,
     /// How long a command may wait for a connection.
     pub connect_timeout: Duration,
     /// One attempt at connecting.
@@ -287,6 +289,7 @@ impl Default for Upstream {
             lanes: 2,
             max_connections: 50,
             max_blocking: 1000,
+            max_subscribed: 100,
             connect_timeout: Duration::from_secs(5),
             dial_timeout: Duration::from_secs(1),
             command_timeout: Duration::from_secs(5),

@@ -83,6 +83,7 @@ pub(super) fn rows(config: &mut Config, walk: &mut impl Walk) {
     walk.row("upstream.lanes", &mut upstream.lanes, Count { min: 1 });
     walk.row("upstream.max_connections", &mut upstream.max_connections, Count { min: 1 });
     walk.row("upstream.max_blocking", &mut upstream.max_blocking, Count { min: 1 });
+    walk.row("upstream.max_subscribed", &mut upstream.max_subscribed, Count { min: 1 });
     walk.row("upstream.connect_timeout", &mut upstream.connect_timeout, Time::POSITIVE);
     walk.row("upstream.dial_timeout", &mut upstream.dial_timeout, Time::POSITIVE);
     walk.row("upstream.command_timeout", &mut upstream.command_timeout, Time::POSITIVE);

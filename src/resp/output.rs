@@ -131,9 +131,9 @@ impl OutputBuffer {
         self.chunks.is_empty().then(|| &self.tail[self.written..])
     }
 
-    /// The length of what is being written: the rest of the first chunk, or of the tail where there is none.
+    /// How much is left of a large frame that is being written. What is gathered of small ones does not count.
     pub fn front_len(&self) -> usize {
-        self.chunks.front().map_or(self.tail.len(), Bytes::len) - self.written
+        self.chunks.front().map_or(0, |chunk| chunk.len() - self.written)
     }
 
     /// Takes off what has been written.

@@ -14,12 +14,12 @@ use tokio::sync::mpsc;
 
 use super::{
     Inner, Next, Session,
-    exclusive::{Transition, Verdict},
     local::integer,
     pause::PauseChange,
     registry::ClientInfo,
     state::{Effect, ReplyMode},
     ticket::Work,
+    transition::{Transition, Verdict},
     worker::Mail,
 };
 use crate::{

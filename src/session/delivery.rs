@@ -27,14 +27,19 @@ pub(super) struct Change {
 impl Session {
     /// A command of this client was answered.
     pub(super) fn answered(self: &Rc<Self>, place: &Place, raw: Raw<'_>, fence: Option<Nanos>) {
-        let mut inner = self.inner.borrow_mut();
-        inner.settle(place);
+        self.inner.borrow_mut().settle(place);
+        if let Some(raw) = self.hold_for_mark(place.seq, raw, fence) {
+            self.deliver(place.seq, raw, fence);
+        }
+    }
+
+    /// A reply may go out when its turn comes.
+    pub(super) fn deliver(self: &Rc<Self>, seq: Seq, raw: Raw<'_>, fence: Option<Nanos>) {
         if self.ending.get() == Ending::Now {
             // Nobody is left to read it.
             return;
         }
-        inner.output.complete(place.seq, raw, fence);
-        drop(inner);
+        self.inner.borrow_mut().output.complete(seq, raw, fence);
         self.worker.mark_dirty(self);
     }
 

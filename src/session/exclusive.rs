@@ -4,13 +4,11 @@
 //! An exclusive connection is a lane with one user, so commands travel on it as on any other. It is taken out of a
 //! pool when the first command needs it and nothing of the client is in flight elsewhere, and goes back when
 //! the client is in the middle of nothing and all its commands are answered; one whose state cannot be undone stays
-//! until the client ends, and is closed. While it has one, a client gets no hits. The transitions between two requests
-//! are carried out here, too.
+//! until the client ends, and is closed. While it has one, a client gets no hits.
 
 use std::{
     rc::{Rc, Weak},
     sync::{Arc, atomic::Ordering},
-    time::Duration,
 };
 
 use super::{
@@ -18,67 +16,59 @@ use super::{
     registry::{BlockedMark, ClientInfo},
     state::Transaction,
     ticket::{Ticket, Work},
-    worker::Mail,
+    transition::{Transition, Verdict},
+    worker::Shared,
     write::keys,
 };
-use bytes::Bytes;
-use tokio::time::{sleep, timeout};
-
 use crate::{
     coherence::{Batch, WriteKind},
     command::{Class, Command, Local},
-    ids::{ClientId, Database},
+    ids::Database,
+    metrics::{Counter, Counters},
     mutation::Mutation,
     resp::{Args, FrameKind, Protocol, Raw, Value},
     upstream::{
-        identity::{Credentials, Identity},
         lane::{Hooks, Lane},
-        pool::{self, CheckoutError},
+        pool::{self, CheckoutError, Patience, Pool},
     },
 };
 
-/// How often it is looked whether another client has got its connection.
-const CLAIM_INTERVAL: Duration = Duration::from_millis(2);
-
-/// What has to be awaited between two requests.
-pub(super) enum Transition {
-    /// Take out an exclusive connection.
-    Acquire(Purpose),
-    /// Put it back.
-    Release,
-    /// Have the upstream judge a user and password, by this request.
-    Authenticate(Credentials, Vec<u8>),
-    /// Have another client take out a connection, on which it is to hear of this client's invalidations.
-    Claim(ClientId),
-    /// Take out a connection, since another client has asked for that.
-    BeClaimed,
-    /// Have the upstream answer this request on a connection that nothing else travels on.
-    Ask(Vec<u8>),
-    /// Cut these clients off.
-    Kill(Vec<Arc<ClientInfo>>),
-}
-
-/// What an awaited transition came to.
-pub(super) enum Verdict {
-    /// The upstream accepts the user.
-    Accepted(Arc<Identity>),
-    /// The error reply that says why not.
-    Refused(Vec<u8>),
-    /// What it answered.
-    Answered(Bytes),
-    /// The other client has its connection, or will not get one.
-    Claimed,
-    /// So many clients are gone.
-    Killed(i64),
-}
-
-/// Which pool an exclusive connection is taken from.
+/// What an exclusive connection is for, which decides the pool that it is taken from: none may starve another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// MULTI, WATCH and whatever else ends by itself soon.
     Transaction,
-    /// Blocking commands, subscriptions, MONITOR: they may stay for hours.
-    Waiting,
+    /// Blocking commands, and whatever else may take long: each ends once.
+    Blocking,
+    /// Subscriptions, MONITOR, a client's own tracking: they may stay for good.
+    Subscribed,
+}
+
+impl Purpose {
+    fn of(class: Class) -> Self {
+        match class {
+            Class::Multi | Class::Watch | Class::ScriptDebug | Class::Session(_) => Self::Transaction,
+            Class::Subscribe(_) | Class::Monitor => Self::Subscribed,
+            _ => Self::Blocking,
+        }
+    }
+
+    /// The pool, and the name in the server's CLIENT LIST.
+    fn pool(self, shared: &Shared) -> (&Pool, &'static str) {
+        match self {
+            Self::Transaction => (&shared.transactions, "nearhit-transaction"),
+            Self::Blocking => (&shared.blocking, "nearhit-blocking"),
+            Self::Subscribed => (&shared.subscribed, "nearhit-subscribed"),
+        }
+    }
+
+    fn gauge(self, counters: &Counters) -> &Counter {
+        match self {
+            Self::Transaction => &counters.pool_in_use,
+            Self::Blocking => &counters.blocking_in_use,
+            Self::Subscribed => &counters.subscribed_in_use,
+        }
+    }
 }
 
 /// A connection of one client's own.
@@ -122,7 +112,7 @@ impl Class {
 impl Exclusive {
     /// Whether its client may wait for a long time for what others do.
     pub(super) fn waits_for_others(&self) -> bool {
-        self.purpose == Purpose::Waiting
+        self.purpose != Purpose::Transaction
     }
 
     /// Closes the connection; its place in the pool becomes free.
@@ -138,7 +128,7 @@ impl Inner {
             || self.doomed.is_some()
             || self.watch.is_set()
             || self.is_monitoring
-            || !self.subscriptions.is_empty()
+            || (self.share.is_none() && !self.subscriptions.is_empty())
             || self.exclusive.as_ref().is_some_and(|exclusive| exclusive.is_spent || exclusive.is_fresh)
     }
 
@@ -167,116 +157,49 @@ impl Session {
         if !inner.is_drained() {
             return Next::Hold;
         }
-        let purpose = match class {
-            Class::Multi | Class::Watch | Class::ScriptDebug | Class::Session(_) => Purpose::Transaction,
-            _ => Purpose::Waiting,
-        };
-        Next::Await(Transition::Acquire(purpose))
+        Next::Await(Transition::Acquire(Purpose::of(class)))
     }
 
-    /// Carries out a transition. The request that wants it is dispatched again afterwards.
-    pub(super) async fn perform(self: &Rc<Self>, transition: Transition) {
-        match transition {
-            Transition::Acquire(purpose) => self.check_out(purpose).await,
-            Transition::Release => self.release().await,
-            Transition::Claim(target) => {
-                self.claim(target).await;
-                self.inner.borrow_mut().verdict = Some(Verdict::Claimed);
-            }
-            Transition::BeClaimed => {
-                self.check_out(Purpose::Waiting).await;
-                let mut inner = self.inner.borrow_mut();
-                // Without a connection: who has asked finds none, and is told so by the server.
-                (inner.is_claimed, inner.verdict) = (false, None);
-                if let Some(exclusive) = inner.exclusive.as_mut() {
-                    (exclusive.is_fresh, exclusive.is_spent) = (false, true);
-                }
-            }
-            Transition::Authenticate(credentials, request) => {
-                let verdict = self.judge(credentials, &request).await;
-                self.inner.borrow_mut().verdict = Some(verdict);
-            }
-            Transition::Ask(request) => {
-                let profile = self.inner.borrow().profile.clone();
-                let answer = self.worker.shared.dialer.ask(&profile, &request).await;
-                let verdict = answer.unwrap_or_else(|error| error.reply());
-                self.inner.borrow_mut().verdict = Some(Verdict::Answered(verdict));
-            }
-            Transition::Kill(doomed) => {
-                let count = self.kill_all(doomed).await;
-                self.inner.borrow_mut().verdict = Some(Verdict::Killed(count));
-            }
+    /// Takes out a connection; who cannot have one finds the reason as a verdict.
+    pub(super) async fn check_out(self: &Rc<Self>, purpose: Purpose) {
+        if let Err(error) = self.try_check_out(purpose, Patience::Waits).await {
+            let raw = match &error {
+                CheckoutError::Dial(error) => error.reply().to_vec(),
+                CheckoutError::Exhausted { .. } => super::ticket::error(&format!("nearhit: {error}")),
+            };
+            self.inner.borrow_mut().verdict = Some(Verdict::Refused(raw));
         }
     }
 
-    /// Asks another client, of whatever worker, and waits until it has its connection. It happens once in a client's life
-    /// at most, so looking again and again is good enough.
-    async fn claim(&self, target: ClientId) {
+    /// The same, for who may have another way to go.
+    pub(super) async fn try_check_out(
+        self: &Rc<Self>,
+        purpose: Purpose,
+        patience: Patience,
+    ) -> Result<(), CheckoutError> {
         let shared = &self.worker.shared;
-        let Some(info) = shared.registry.get(target) else { return };
-        self.worker.post(info.worker, Mail::Claim(target));
-        let has_come = async {
-            while info.exclusive.load(Ordering::Acquire) == 0 && shared.registry.get(target).is_some() {
-                sleep(CLAIM_INTERVAL).await;
-            }
-        };
-        // Too late is as good as never: the server is asked all the same.
-        let _ = timeout(shared.config.upstream.connect_timeout, has_come).await;
-    }
-
-    /// Another client redirects its invalidations to this one.
-    pub(super) fn claimed(&self) {
-        let mut inner = self.inner.borrow_mut();
-        inner.is_claimed = inner.exclusive.is_none();
-        inner.spend_exclusive();
-        drop(inner);
-        self.wake();
-    }
-
-    /// Sends a command past everything that is in flight on lanes, its own client's commands excepted.
-    pub(super) fn ask_apart(inner: &mut Inner, request: &[u8]) -> Next {
-        match inner.verdict.take() {
-            Some(Verdict::Answered(raw)) => inner.reply_raw(&raw),
-            _ if inner.is_drained() => Next::Await(Transition::Ask(request.to_vec())),
-            _ => Next::Hold,
-        }
-    }
-
-    async fn check_out(self: &Rc<Self>, purpose: Purpose) {
-        let shared = &self.worker.shared;
-        let (pool, name, gauge) = match purpose {
-            Purpose::Transaction => {
-                (&shared.transactions, "nearhit-transaction", &self.worker.counters.pool_in_use)
-            }
-            Purpose::Waiting => (&shared.blocking, "nearhit-blocking", &self.worker.counters.blocking_in_use),
-        };
         if let Some(error) = shared.health.down_reason() {
-            self.inner.borrow_mut().verdict = Some(Verdict::Refused(error.reply().to_vec()));
-            return;
+            return Err(error.into());
         }
+        let (pool, name) = purpose.pool(shared);
         let profile = self.inner.borrow().profile.clone();
-        let (connection, place) = match pool.checkout(&profile, name, shared.coherence.server()).await {
-            Ok(taken) => taken,
-            Err(error) => {
-                let raw = match &error {
-                    CheckoutError::Dial(error) => error.reply().to_vec(),
-                    error @ CheckoutError::Exhausted { .. } => {
-                        super::ticket::error(&format!("nearhit: {error}"))
-                    }
-                };
-                if let CheckoutError::Dial(error) = &error {
-                    self.end_if_disowned(&profile, error);
-                }
-                if let CheckoutError::Dial(error) = &error
-                    && let Some(reason) = error.no_connection()
-                {
-                    shared.health.suspect(reason);
-                }
-                self.inner.borrow_mut().verdict = Some(Verdict::Refused(raw));
-                return;
+        let taken = pool.checkout(&profile, name, shared.coherence.server(), patience).await;
+        let (connection, place) = taken.inspect_err(|error| {
+            if let CheckoutError::Dial(error) = error {
+                self.end_if_disowned(&profile, error);
             }
+            if let CheckoutError::Dial(error) = error
+                && let Some(reason) = error.no_connection()
+            {
+                shared.health.suspect(reason);
+            }
+        })?;
+        let connection = match purpose {
+            // It is left when the upstream moves.
+            Purpose::Subscribed => self.worker.lanes.identified(connection).await,
+            Purpose::Transaction | Purpose::Blocking => connection,
         };
-        gauge.add(1);
+        purpose.gauge(&self.worker.counters).add(1);
         let weak = Rc::downgrade(self);
         let counters = Arc::clone(&self.worker.counters);
         let worker = Rc::downgrade(&self.worker);
@@ -294,17 +217,14 @@ impl Session {
                 })
             }),
             ended: Box::new(move |_| {
-                match purpose {
-                    Purpose::Transaction => counters.pool_in_use.sub(1),
-                    Purpose::Waiting => counters.blocking_in_use.sub(1),
-                }
+                purpose.gauge(&counters).sub(1);
                 if let Some(session) = weak.upgrade() {
                     session.wake();
                 }
             }),
         };
         let lane = Lane::open(connection, shared.dialer.address(), hooks);
-        self.worker.watch_exclusive(&lane);
+        self.worker.watch_exclusive(&lane, self);
         let number = Number::enter(&self.info, lane.greeting.client_id);
         self.inner.borrow_mut().exclusive = Some(Exclusive {
             lane,
@@ -315,10 +235,18 @@ impl Session {
             is_fresh: true,
             number,
         });
+        Ok(())
+    }
+
+    /// Whether this is the exclusive connection of a subscriber or the like.
+    pub(super) fn is_subscribed_on(&self, lane: &Rc<Lane<Ticket>>) -> bool {
+        let inner = self.inner.borrow();
+        let is_own = |one: &Exclusive| one.purpose == Purpose::Subscribed && Rc::ptr_eq(&one.lane, lane);
+        inner.exclusive.as_ref().is_some_and(is_own)
     }
 
     /// Puts the connection back, clean, or closes it.
-    async fn release(&self) {
+    pub(super) async fn release(&self) {
         let Some(exclusive) = self.inner.borrow_mut().exclusive.take() else { return };
         let Exclusive { lane, place, is_spent, is_soiled, number, .. } = exclusive;
         drop(number);
@@ -356,9 +284,9 @@ impl Session {
         }
         if may_stay
             && !inner.has_state()
-            && !inner.exclusive.as_ref().is_some_and(|one| one.purpose == Purpose::Waiting)
+            && inner.exclusive.as_ref().is_some_and(|one| one.purpose != Purpose::of(class))
         {
-            // Between two transactions: one of their connections is not to be kept for hours.
+            // Between two transactions, say: one of their connections is not to be kept for hours.
             return if inner.may_release() { Next::Await(Transition::Release) } else { Next::Hold };
         }
         let waker = self.waker.borrow();
@@ -428,8 +356,10 @@ impl Session {
             Class::Wait => self.forward(inner, batch, request, Work::Wait),
             _ if command.blocks(&args) => {
                 // A client that watches keys may block, too, on the connection that it has.
-                if let Some(exclusive) = inner.exclusive.as_mut() {
-                    exclusive.purpose = Purpose::Waiting;
+                if let Some(exclusive) = inner.exclusive.as_mut()
+                    && exclusive.purpose == Purpose::Transaction
+                {
+                    exclusive.purpose = Purpose::Blocking;
                 }
                 let (writes, reads) = keys(command, args);
                 self.forward(
@@ -500,7 +430,7 @@ impl Session {
         let is_off = args.get(2).is_some_and(|argument| argument.eq_ignore_ascii_case(b"OFF"));
         match &inner.exclusive {
             None if is_off => self.forward_plain(inner, batch, request),
-            None => Self::acquire(inner, Class::Unknown),
+            None => Self::acquire(inner, Class::Monitor),
             Some(_) => self.forward(inner, batch, request, Work::Spend),
         }
     }

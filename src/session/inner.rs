@@ -10,12 +10,14 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{
     Next, UNDELIVERED_BYTES_PAUSE,
     client::Redirect,
-    exclusive::{Exclusive, Verdict},
+    exclusive::Exclusive,
     mget,
     output::{Output, PLACES_KEPT_MAX, Seq},
     send::NoLane,
+    sharing::Share,
     state::{ReplyMode, Subscriptions, Transaction, Watch},
     ticket::{Place, Ticket},
+    transition::Verdict,
 };
 use crate::{
     command::CommandId,
@@ -72,6 +74,8 @@ pub(super) struct Inner {
     pub(super) doomed: Option<Vec<u8>>,
     pub(super) watch: Watch,
     pub(super) subscriptions: Subscriptions,
+    /// What it is subscribed to it hears on a shared connection.
+    pub(super) share: Option<Share>,
     /// SUBSCRIBEs and UNSUBSCRIBEs in flight, and EXECs that hold some.
     pub(super) subscribing: usize,
     pub(super) is_monitoring: bool,
@@ -127,6 +131,7 @@ impl Inner {
             doomed: None,
             watch: Watch::default(),
             subscriptions: Subscriptions::default(),
+            share: None,
             subscribing: 0,
             is_monitoring: false,
             is_agreeing: false,
@@ -178,12 +183,13 @@ impl Inner {
     }
 
     /// Invariant 1, the client's part: no transaction, no WATCH, no subscription or tracking of its own (all of which
-    /// have an exclusive connection), nothing in flight that may change anything, nothing to be asked again. A stranger is
-    /// shown what others were while none had to authenticate only if it need not do so either.
+    /// have an exclusive or a shared connection), nothing in flight that may change anything, nothing to be asked again. A
+    /// stranger is shown what others were while none had to authenticate only if it need not do so either.
     pub(super) fn is_eligible(&self) -> bool {
         self.barriers == 0
             && self.again.is_empty()
             && self.exclusive.is_none()
+            && self.share.is_none()
             && !self.output.is_fenced()
             && (self.needs_auth == Some(false) || self.profile.identity.user.is_some())
     }
@@ -270,7 +276,11 @@ impl Inner {
 
     /// Whether the client is between two requests, and not in the middle of anything.
     pub(super) fn is_idle(&self) -> bool {
-        self.is_drained() && self.held.is_none() && self.input.is_empty() && !self.has_state()
+        self.is_drained()
+            && self.held.is_none()
+            && self.input.is_empty()
+            && !self.has_state()
+            && self.share.is_none()
     }
 
     /// Whether the session's task has something to do that no event of its socket would tell it.

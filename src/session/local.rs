@@ -14,10 +14,11 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     Ending, Inner, Next, Session, attempts,
-    exclusive::{Transition, Verdict},
     send::NoLane,
+    sharing::CANNOT_CHANGE,
     state::{ReplyMode, Subscriptions},
     ticket::Work,
+    transition::{Transition, Verdict},
 };
 use crate::{
     coherence::Batch,
@@ -73,7 +74,9 @@ impl Session {
         }
         let is_open = matches!(local, Local::Hello | Local::Auth | Local::Quit | Local::Reset);
         let may_ping = inner.greeting().is_none_or(|greeting| greeting.may_ping);
-        let expects_pong = may_ping && self.worker.shared.coherence.expects_pong(batch.now);
+        // Where a connection brings messages, its answer has a place among them.
+        let is_silent = inner.exclusive.is_none() && inner.share.is_none();
+        let expects_pong = is_silent && may_ping && self.worker.shared.coherence.expects_pong(batch.now);
         if (!is_open && !inner.is_authenticated())
             || (matches!(local, Local::Ping | Local::Echo) && !expects_pong)
         {
@@ -135,6 +138,11 @@ impl Session {
 
     /// Moves the client to a lane of another profile, once nothing of it is in flight on the old one.
     fn switch(&self, inner: &mut Inner, profile: Profile) -> Result<(), Next> {
+        let is_same =
+            (profile.identity.id, profile.protocol) == (inner.profile.identity.id, inner.profile.protocol);
+        if inner.share.is_some() && !is_same {
+            return Err(inner.refuse(CANNOT_CHANGE));
+        }
         if !inner.is_drained() {
             return Err(Next::Hold);
         }
@@ -388,7 +396,7 @@ impl Session {
         out
     }
 
-    fn reset(&self, inner: &mut Inner) -> Next {
+    fn reset(self: &Rc<Self>, inner: &mut Inner) -> Next {
         // What is in flight on an exclusive connection (a BLPOP) would hold this up for as long as it blocks: but the
         // server, too, looks at a blocked client's RESET only when it is no longer blocked.
         if !inner.is_drained() {
@@ -408,6 +416,7 @@ impl Session {
         if let Some(exclusive) = inner.exclusive.take() {
             exclusive.discard();
         }
+        self.leave_hub(inner);
         inner.transaction = None;
         inner.doomed = None;
         inner.watch.clear();

@@ -16,6 +16,7 @@ mod audit;
 mod client;
 mod delivery;
 mod exclusive;
+mod hub;
 mod inner;
 mod large;
 mod local;
@@ -26,10 +27,13 @@ mod pubsub;
 mod read;
 pub mod registry;
 mod send;
+mod sharing;
 mod state;
 mod stats;
 mod ticket;
+mod topics;
 mod transaction;
+mod transition;
 pub mod worker;
 mod write;
 
@@ -49,13 +53,8 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
 use self::{
-    exclusive::{Exclusive, Transition},
-    inner::Inner,
-    output::Output,
-    registry::ClientInfo,
-    send::NoLane,
-    state::ReplyMode,
-    worker::Worker,
+    exclusive::Exclusive, inner::Inner, output::Output, registry::ClientInfo, send::NoLane, state::ReplyMode,
+    transition::Transition, worker::Worker,
 };
 use crate::{
     clock::{self, Nanos},
@@ -165,6 +164,7 @@ impl Session {
         self.resume();
         let mut inner = self.inner.borrow_mut();
         inner.pin(None);
+        self.leave_hub(&mut inner);
         inner.output = Output::new();
         if let Some(exclusive) = inner.exclusive.take() {
             exclusive.discard();
@@ -214,7 +214,7 @@ impl Session {
     /// it): that it has gone must be noticed all the same, for it has a connection of the upstream to itself.
     fn poll_gone(&self, cx: &mut Context<'_>, read: &mut ReadHalf) -> Poll<Option<Transition>> {
         let mut inner = self.inner.borrow_mut();
-        let may_stay = inner.exclusive.as_ref().is_some_and(Exclusive::waits_for_others);
+        let may_stay = inner.waits_for_others();
         while may_stay && !inner.input_ended && inner.input.len() < UNDELIVERED_BYTES_PAUSE {
             inner.input.reserve(INPUT_BYTES);
             match poll_read_buf(Pin::new(&mut *read), cx, &mut inner.input) {
@@ -416,29 +416,11 @@ impl Session {
         let class = command.class(&args);
         inner.mute = inner.reply_mode != ReplyMode::On;
         let had_exclusive = inner.exclusive.is_some();
-        let next = match class {
+        let next = match inner.share.is_some() {
             // Within a transaction the server has to hear of it, too: see `Session::in_transaction`.
             _ if self.is_denied(command) && inner.transaction.is_none() => inner.refuse(&denial(command)),
-            _ if inner.doomed.is_some() => self.in_doomed(inner, class, batch, args, request),
-            _ if inner.exclusive.is_some() => self.on_exclusive(inner, command, class, batch, args, request),
-            Class::Cached(sameness) => {
-                let same = sameness.same(&args);
-                self.read_cached(inner, command, same, batch, args, request)
-            }
-            Class::Mget => self.mget(inner, batch, args, request),
-            Class::Session(local) => self.local(inner, local, batch, args, request),
-            Class::Refused => Self::refuse_class(inner, command),
-            Class::Urgent => Self::ask_apart(inner, &request),
-            _ if class.needs_exclusive() || command.blocks(&args) || command.is_unheard_of() => {
-                Self::acquire(inner, class)
-            }
-            Class::Read | Class::ReadUndeclared => self.forward_read(inner, batch, args, request),
-            _ if self.worker.shared.pause.singles_out(class, batch.now) => Self::acquire(inner, class),
-            Class::Wait => self.wait(inner, batch, request),
-            Class::Neutral | Class::Exec | Class::Discard | Class::Unwatch => {
-                self.forward_plain(inner, batch, request)
-            }
-            _ => self.forward_write(inner, command, class, batch, args, request),
+            true => self.on_share(inner, command, class, batch, args, request),
+            false => self.route(inner, command, class, batch, args, request),
         };
         if let Next::Done | Next::End = next {
             inner.last_command = command.id;
@@ -453,6 +435,42 @@ impl Session {
             }
         }
         next
+    }
+
+    /// The one dispatch match: each class of request goes its way.
+    #[inline]
+    fn route(
+        self: &Rc<Self>,
+        inner: &mut Inner,
+        command: &Command,
+        class: Class,
+        batch: &Batch,
+        args: Args<'_>,
+        request: Raw<'_>,
+    ) -> Next {
+        match class {
+            _ if inner.doomed.is_some() => self.in_doomed(inner, class, batch, args, request),
+            _ if inner.exclusive.is_some() => self.on_exclusive(inner, command, class, batch, args, request),
+            Class::Cached(sameness) => {
+                let same = sameness.same(&args);
+                self.read_cached(inner, command, same, batch, args, request)
+            }
+            Class::Mget => self.mget(inner, batch, args, request),
+            Class::Session(local) => self.local(inner, local, batch, args, request),
+            Class::Refused => Self::refuse_class(inner, command),
+            Class::Urgent => Self::ask_apart(inner, &request),
+            Class::Subscribe(_) => Self::acquire_subscription(inner, class, args),
+            _ if class.needs_exclusive() || command.blocks(&args) || command.is_unheard_of() => {
+                Self::acquire(inner, class)
+            }
+            Class::Read | Class::ReadUndeclared => self.forward_read(inner, batch, args, request),
+            _ if self.worker.shared.pause.singles_out(class, batch.now) => Self::acquire(inner, class),
+            Class::Wait => self.wait(inner, batch, request),
+            Class::Neutral | Class::Exec | Class::Discard | Class::Unwatch => {
+                self.forward_plain(inner, batch, request)
+            }
+            _ => self.forward_write(inner, command, class, batch, args, request),
+        }
     }
 
     fn is_denied(&self, command: &Command) -> bool {
@@ -518,7 +536,7 @@ impl Session {
     /// Whether the session has come to its end: at once, or because nothing is owed any more.
     fn is_over(&self) -> bool {
         let mut inner = self.inner.borrow_mut();
-        let waits_for_others = inner.exclusive.as_ref().is_some_and(Exclusive::waits_for_others);
+        let waits_for_others = inner.waits_for_others();
         match self.ending.get() {
             Ending::Now => true,
             Ending::AfterOutput => inner.is_delivered(),

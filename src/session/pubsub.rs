@@ -28,7 +28,7 @@ impl Session {
         request: Raw<'_>,
     ) -> Next {
         if let Some(exclusive) = inner.exclusive.as_mut() {
-            exclusive.purpose = Purpose::Waiting;
+            exclusive.purpose = Purpose::Subscribed;
         }
         // Confirmations are told whatever CLIENT REPLY says.
         let mute = std::mem::take(&mut inner.mute);
@@ -57,7 +57,7 @@ impl Session {
             }
             (FrameKind::Push, frame) => !matches!(frame, PubSubFrame::Confirmation(_)),
             (FrameKind::Reply, _) if inner.is_monitoring => is_monitor_line(&raw),
-            (FrameKind::Reply, frame) => is_resp2_subscriber && frame == PubSubFrame::Message,
+            (FrameKind::Reply, frame) => is_resp2_subscriber && matches!(frame, PubSubFrame::Message(_)),
         };
         if !is_message {
             return Some(raw);

@@ -94,7 +94,7 @@ impl Transaction {
         for frame in reply::frames(&exec_reply[first_line(exec_reply)..]) {
             let what = pub_sub_frame(frame);
             let is_push = frame.first() == Some(&b'>');
-            let is_news = what == PubSubFrame::Message && !subscriptions.is_empty();
+            let is_news = matches!(what, PubSubFrame::Message(_)) && !subscriptions.is_empty();
             if is_news || (is_push && !matches!(what, PubSubFrame::Confirmation(_))) {
                 results.push((None, frame));
                 continue;
@@ -160,50 +160,94 @@ impl Watch {
     }
 }
 
+/// What is subscribed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Family {
+    Channel,
+    Pattern,
+    Shard,
+}
+
+impl From<SubscribeKind> for Family {
+    fn from(kind: SubscribeKind) -> Self {
+        match kind {
+            SubscribeKind::Subscribe | SubscribeKind::Unsubscribe => Self::Channel,
+            SubscribeKind::Psubscribe | SubscribeKind::Punsubscribe => Self::Pattern,
+            SubscribeKind::Ssubscribe | SubscribeKind::Sunsubscribe => Self::Shard,
+        }
+    }
+}
+
+impl Family {
+    pub(super) const ALL: [Self; 3] = [Self::Channel, Self::Pattern, Self::Shard];
+
+    /// What ends a subscription, as the server calls it in its confirmations too.
+    pub(super) fn unsubscribe(self) -> &'static str {
+        match self {
+            Self::Channel => "unsubscribe",
+            Self::Pattern => "punsubscribe",
+            Self::Shard => "sunsubscribe",
+        }
+    }
+
+    /// What begins one.
+    pub(super) fn subscribe(self) -> &'static str {
+        match self {
+            Self::Channel => "subscribe",
+            Self::Pattern => "psubscribe",
+            Self::Shard => "ssubscribe",
+        }
+    }
+}
+
+/// Whether a command begins subscriptions.
+pub(super) fn subscribes(kind: SubscribeKind) -> bool {
+    matches!(kind, SubscribeKind::Subscribe | SubscribeKind::Psubscribe | SubscribeKind::Ssubscribe)
+}
+
 /// What a subscriber listens to, kept in step with the server's confirmations.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Subscriptions {
-    channels: HashSet<Vec<u8>>,
-    patterns: HashSet<Vec<u8>>,
-    shards: HashSet<Vec<u8>>,
-}
+pub(super) struct Subscriptions([HashSet<Box<[u8]>>; 3]);
 
 impl Subscriptions {
     /// Whether nothing is subscribed to.
     pub(super) fn is_empty(&self) -> bool {
-        self.channels.is_empty() && self.patterns.is_empty() && self.shards.is_empty()
+        self.0.iter().all(HashSet::is_empty)
     }
 
     /// How many channels, patterns and shard channels.
     pub(super) fn counts(&self) -> [usize; 3] {
-        [self.channels.len(), self.patterns.len(), self.shards.len()]
+        Family::ALL.map(|family| self.of(family).len())
     }
 
-    fn of(&mut self, kind: SubscribeKind) -> &mut HashSet<Vec<u8>> {
-        match kind {
-            SubscribeKind::Subscribe | SubscribeKind::Unsubscribe => &mut self.channels,
-            SubscribeKind::Psubscribe | SubscribeKind::Punsubscribe => &mut self.patterns,
-            SubscribeKind::Ssubscribe | SubscribeKind::Sunsubscribe => &mut self.shards,
-        }
+    /// All of one family.
+    pub(super) fn of(&self, family: Family) -> &HashSet<Box<[u8]>> {
+        &self.0[family as usize]
+    }
+
+    /// The number that a confirmation tells.
+    pub(super) fn count(&self, family: Family) -> usize {
+        let [channels, patterns, shards] = self.counts();
+        if family == Family::Shard { shards } else { channels + patterns }
+    }
+
+    /// Begins or ends one; whether that changes anything.
+    pub(super) fn set(&mut self, kind: SubscribeKind, name: &[u8]) -> bool {
+        let names = &mut self.0[Family::from(kind) as usize];
+        if subscribes(kind) { names.insert(name.into()) } else { names.remove(name) }
     }
 
     /// How many confirmations the server sends for a command with `named` channels, when it gets to it: one each,
     /// or for "all" one for each that is subscribed to, and one all the same where there is none.
-    pub(super) fn confirmations(&mut self, kind: SubscribeKind, named: usize) -> usize {
-        if named > 0 { named } else { self.of(kind).len().max(1) }
+    pub(super) fn confirmations(&self, kind: SubscribeKind, named: usize) -> usize {
+        if named > 0 { named } else { self.of(kind.into()).len().max(1) }
     }
 
     /// Takes in one confirmation: `[kind, channel, count]`.
     pub(super) fn confirm(&mut self, kind: SubscribeKind, frame: &[u8]) {
         let Some(channel) = reply::elements(frame).and_then(|mut elements| elements.nth(1)) else { return };
-        let Some(channel) = reply::bulk(channel) else { return };
-        match kind {
-            SubscribeKind::Subscribe | SubscribeKind::Psubscribe | SubscribeKind::Ssubscribe => {
-                self.of(kind).insert(channel.to_vec());
-            }
-            SubscribeKind::Unsubscribe | SubscribeKind::Punsubscribe | SubscribeKind::Sunsubscribe => {
-                self.of(kind).remove(channel);
-            }
+        if let Some(channel) = reply::bulk(channel) {
+            self.set(kind, channel);
         }
     }
 }
@@ -214,7 +258,7 @@ pub(super) enum PubSubFrame {
     /// The confirmation of a (P|S)(UN)SUBSCRIBE, which is the reply to it.
     Confirmation(SubscribeKind),
     /// A message, which nobody asked for.
-    Message,
+    Message(Family),
     /// Neither.
     Other,
 }
@@ -232,7 +276,9 @@ pub(super) fn pub_sub_frame(frame: &[u8]) -> PubSubFrame {
         Some(b"unsubscribe") => PubSubFrame::Confirmation(SubscribeKind::Unsubscribe),
         Some(b"punsubscribe") => PubSubFrame::Confirmation(SubscribeKind::Punsubscribe),
         Some(b"sunsubscribe") => PubSubFrame::Confirmation(SubscribeKind::Sunsubscribe),
-        Some(b"message" | b"pmessage" | b"smessage") => PubSubFrame::Message,
+        Some(b"message") => PubSubFrame::Message(Family::Channel),
+        Some(b"pmessage") => PubSubFrame::Message(Family::Pattern),
+        Some(b"smessage") => PubSubFrame::Message(Family::Shard),
         _ => PubSubFrame::Other,
     }
 }
@@ -317,7 +363,10 @@ mod tests {
 
     #[test]
     fn frames_are_told_apart_in_both_protocols() {
-        assert_eq!(pub_sub_frame(b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nx\r\n"), PubSubFrame::Message);
+        assert_eq!(
+            pub_sub_frame(b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nx\r\n"),
+            PubSubFrame::Message(Family::Channel)
+        );
         assert_eq!(
             pub_sub_frame(b">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n"),
             PubSubFrame::Confirmation(SubscribeKind::Subscribe)

@@ -15,6 +15,7 @@ use super::{
     local::{AUTH_WAITS, Agreement, TOO_MANY_ATTEMPTS},
     output::Seq,
     pause::PauseChange,
+    sharing::CANNOT_CHANGE,
     state::{Effect, Transaction, first_line},
     ticket::Work,
     write::keys,
@@ -57,6 +58,15 @@ impl Session {
             }
             // Refused at once by the server, and not queued; DISCARD for its arguments, which does not end the transaction.
             Class::Multi | Class::Watch | Class::Discard => return self.forward_plain(inner, batch, request),
+            // Of one who shares a subscription connection, they would change this connection alone.
+            Class::Session(Local::Hello | Local::Auth)
+            | Class::Subscribe(_)
+            | Class::Monitor
+            | Class::ScriptDebug
+                if inner.share.is_some() =>
+            {
+                return self.spoil(inner, batch, &args[0], CANNOT_CHANGE);
+            }
             Class::Refused if ends_connection(command) => return Self::refuse_class(inner, command),
             Class::Refused => return self.spoil(inner, batch, &args[0], NOT_ALLOWED),
             Class::Session(local @ (Local::Hello | Local::Auth)) => {
@@ -140,7 +150,7 @@ impl Session {
         let Some(transaction) = inner.transaction.take() else { return Next::Hold };
         inner.watch.clear();
         if let (true, Some(exclusive)) = (transaction.subscribes(), inner.exclusive.as_mut()) {
-            exclusive.purpose = Purpose::Waiting;
+            exclusive.purpose = Purpose::Subscribed;
         }
         let missed = usize::from(Mutation::ExecMissesKey.is_on());
         let writes = transaction.writes.iter().skip(missed).map(|key| &**key);

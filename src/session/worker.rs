@@ -23,7 +23,9 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep},
 };
 
-use super::{Session, attempts::Attempts, audit::Auditor, pause::Pause, registry::Registry, ticket::Ticket};
+use super::{
+    Session, attempts::Attempts, audit::Auditor, hub::Hubs, pause::Pause, registry::Registry, ticket::Ticket,
+};
 use crate::{
     clock::{self, Nanos},
     coherence::Coherence,
@@ -114,8 +116,10 @@ pub struct Shared {
     pub attempts: Attempts,
     /// Exclusive connections for transactions.
     pub transactions: Pool,
-    /// Exclusive connections for blocking commands and subscriptions.
+    /// Exclusive connections for blocking commands.
     pub blocking: Pool,
+    /// Exclusive connections for subscriptions and the like.
+    pub subscribed: Pool,
     /// Lanes that WAIT has made a client's own; as many as there may be blocked clients.
     pub private_lanes: Arc<Semaphore>,
     /// Questions to the control thread.
@@ -132,6 +136,9 @@ pub struct Shared {
     pub mailboxes: Vec<UnboundedSender<Mail>>,
 }
 
+/// An exclusive connection and its client.
+type Watched = (Weak<Lane<Ticket>>, Weak<Session>);
+
 /// One thread's share.
 pub struct Worker {
     pub(super) id: WorkerId,
@@ -146,8 +153,10 @@ pub struct Worker {
     dirty: Rc<RefCell<Vec<Rc<Session>>>>,
     /// Sessions whose first reply waits for a certification.
     parked: RefCell<Vec<Rc<Session>>>,
-    /// Exclusive connections, for their timeouts.
-    exclusive: RefCell<Vec<Weak<Lane<Ticket>>>>,
+    /// Exclusive connections with their clients, for their timeouts.
+    exclusive: RefCell<Vec<Watched>>,
+    /// Shared subscription connections.
+    pub(super) hubs: Hubs,
     pub(super) auditor: Auditor,
     /// The read buffer of whoever is reading.
     pub(super) scratch: RefCell<Box<[u8]>>,
@@ -204,6 +213,7 @@ impl Worker {
             dirty,
             parked: RefCell::default(),
             exclusive: RefCell::default(),
+            hubs: Hubs::default(),
             auditor: Auditor::new(shared.config.audit.sample, counters),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
             spare: RefCell::default(),
@@ -329,8 +339,8 @@ impl Worker {
     }
 
     /// Takes care of an exclusive connection's timeouts.
-    pub(super) fn watch_exclusive(&self, lane: &Rc<Lane<Ticket>>) {
-        self.exclusive.borrow_mut().push(Rc::downgrade(lane));
+    pub(super) fn watch_exclusive(&self, lane: &Rc<Lane<Ticket>>, session: &Rc<Session>) {
+        self.exclusive.borrow_mut().push((Rc::downgrade(lane), Rc::downgrade(session)));
     }
 
     /// Answers one who waits, on whatever worker.
@@ -448,9 +458,16 @@ impl Worker {
         let now = clock::now();
         self.lanes.sweep(now);
         let timeout = self.shared.config.upstream.command_timeout;
-        self.exclusive.borrow_mut().retain(|lane| {
-            let lane = lane.upgrade();
-            lane.inspect(|lane| lane.sweep(now, timeout)).is_some_and(|lane| lane.is_open())
+        let server = self.shared.coherence.server();
+        self.hubs.sweep(now, server);
+        self.exclusive.borrow_mut().retain(|(lane, session)| {
+            let (Some(lane), Some(session)) = (lane.upgrade(), session.upgrade()) else { return false };
+            lane.sweep(now, timeout);
+            if lane.greeting.server.is_another(server) && session.is_subscribed_on(&lane) {
+                // The upstream has moved: nothing is published where this one ends.
+                lane.close();
+            }
+            lane.is_open()
         });
         self.flush_dirty();
         let idle_timeout = self.shared.config.server.idle_timeout;

@@ -57,19 +57,26 @@ pub trait Completion: 'static {
 
     /// A reply begins that is of so many bytes at least, and has not arrived whole. Returns whether it can be passed on in
     /// pieces from now on; if not, that is asked again when more of it has come.
-    fn passes_on(&mut self, announced: usize, arrived: Nanos) -> bool;
+    /// By default never.
+    fn passes_on(&mut self, _announced: usize, _arrived: Nanos) -> bool {
+        false
+    }
 
     /// A piece of a reply that is passed on in pieces, in the place of [`Completion::reply`].
-    fn piece(&mut self, bytes: Raw<'_>, piece: Piece);
+    fn piece(&mut self, _bytes: Raw<'_>, _piece: Piece) {}
 
     /// Whether its client has as much to read of such a reply as may be. It may be more while others wait behind it.
-    fn is_full(&self, holds_up_others: impl FnOnce() -> bool) -> bool;
+    fn is_full(&self, _holds_up_others: impl FnOnce() -> bool) -> bool {
+        false
+    }
 
     /// Its client reads too slowly, while others wait: it is to get no more.
-    fn cut_off(&self);
+    fn cut_off(&self) {}
 
     /// Whether both are the same client's.
-    fn is_of_client_of(&self, other: &Self) -> bool;
+    fn is_of_client_of(&self, _other: &Self) -> bool {
+        false
+    }
 
     /// The lane died before the last reply.
     fn lost(self, loss: &Loss);

@@ -210,7 +210,7 @@ impl<C: Completion> Lanes<C> {
     /// Invariant 8: where the lane's own user may not ask INFO, the control plane finds out by the lane's HELLO id and
     /// address which process it ends at. By the id alone it could be another process's connection: over a Unix socket,
     /// where all have the same address, nothing is cached for such a user.
-    async fn identified(&self, mut connection: Connection) -> Connection {
+    pub async fn identified(&self, mut connection: Connection) -> Connection {
         let Connection { greeting, local, .. } = &mut connection;
         if let (ServerId::UNKNOWN, Some(id), Some(local)) = (greeting.server, greeting.client_id, *local) {
             let (answer, server) = oneshot::channel();

@@ -1,6 +1,6 @@
 //! Exclusive connections: the ones that transactions, blocking commands and subscriptions have to themselves.
 //!
-//! bb8 keeps the count and holds the places; who takes a place that is empty dials. A pooled socket is
+//! bb8 holds the places; who takes a place that is empty dials. A pooled socket is
 //! interchangeable: it is brought to the profile it is wanted in when it is taken out, so that one pool serves all
 //! users and databases and its limit holds for all together. A socket is only ever put back by
 //! [`Exclusive::give_back`]; one that is dropped anywhere else, in mid-request or by a cancelled task, is missing
@@ -10,6 +10,10 @@ use std::{sync::Arc, time::Duration};
 
 use bb8_redis::bb8::{self, ManageConnection, PooledConnection, QueueStrategy};
 use thiserror::Error;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 
 use super::connection::{Connection, DialError, Dialer, Fresh, Greeting, Profile};
 use crate::{
@@ -64,7 +68,7 @@ impl ManageConnection for Manager {
 /// Why there is no exclusive connection.
 #[derive(Debug, Error)]
 pub enum CheckoutError {
-    /// All are taken, and none came free in time.
+    /// All are taken, and none came free in time, if time was given.
     #[error("all {max} upstream connections for {purpose} are in use ({key}); waited {waited:?}")]
     Exhausted {
         /// The limit.
@@ -73,7 +77,7 @@ pub enum CheckoutError {
         purpose: &'static str,
         /// The configuration key that sets the limit.
         key: &'static str,
-        /// How long was waited (`upstream.connect_timeout`).
+        /// How long was waited (`upstream.connect_timeout`, or not at all).
         waited: Duration,
     },
     /// The upstream could not be reached, or refused.
@@ -84,7 +88,7 @@ pub enum CheckoutError {
 /// What a pool is for, and how large it may grow.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
-    /// For messages: "transactions", "blocking commands and subscriptions".
+    /// For messages: "transactions", "subscribers".
     pub purpose: &'static str,
     /// The configuration key.
     pub key: &'static str,
@@ -99,7 +103,18 @@ pub struct Budget {
 pub struct Pool {
     dialer: Arc<Dialer>,
     places: bb8::Pool<Manager>,
+    /// As many as there are places. bb8 can only be waited for; this can also be asked whether there is one now.
+    room: Arc<Semaphore>,
     budget: Budget,
+}
+
+/// Whether a connection is waited for where all are in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// For as long as the budget says.
+    Waits,
+    /// Whoever asks has another way to go.
+    None,
 }
 
 impl Pool {
@@ -117,10 +132,11 @@ impl Pool {
             .queue_strategy(QueueStrategy::Lifo)
             .test_on_check_out(true)
             .build_unchecked(Manager);
-        Self { dialer, places, budget }
+        let room = Arc::new(Semaphore::new(budget.max.min(Semaphore::MAX_PERMITS)));
+        Self { dialer, places, room, budget }
     }
 
-    /// Takes out a connection of this profile, waiting at most `upstream.connect_timeout` for a free one. One to another
+    /// Takes out a connection of this profile, waiting for a free one as `patience` says. One to another
     /// process than `server` is not used again: the upstream has moved, though the old one may live on, and a client's
     /// transactions are to go where its other commands go (invariant 8).
     ///
@@ -130,16 +146,26 @@ impl Pool {
         profile: &Profile,
         name: &str,
         server: ServerId,
+        patience: Patience,
     ) -> Result<(Connection, Exclusive), CheckoutError> {
+        let wait = if patience == Patience::Waits { self.budget.wait } else { Duration::ZERO };
+        let room = match Arc::clone(&self.room).try_acquire_owned() {
+            Ok(room) => room,
+            // Nobody closes it.
+            Err(_) => match timeout(wait, Arc::clone(&self.room).acquire_owned()).await {
+                Ok(Ok(room)) => room,
+                _ => return Err(self.exhausted(wait)),
+            },
+        };
         loop {
-            // It fails only when its time is up: see `Manager`.
-            let mut slot = self.places.get_owned().await.map_err(|_| self.exhausted())?;
+            // There is a place, and it fails only when its time is up: see `Manager`.
+            let mut slot = self.places.get_owned().await.map_err(|_| self.exhausted(self.budget.wait))?;
             if slot.agreed.as_ref().is_some_and(|(_, greeting)| greeting.server.is_another(server)) {
                 *slot = Slot::empty();
             }
             let used = slot.agreed.is_some();
             match self.take(&mut slot, profile, name).await {
-                Ok(connection) => return Ok((connection, Exclusive(slot))),
+                Ok(connection) => return Ok((connection, Exclusive { place: slot, _room: room })),
                 // A used connection may have died in the pool. Nothing of the client's has been sent on it, so
                 // the next one may serve; a fresh one that fails tells the truth.
                 Err(error) if used && error.no_connection().is_some() => {}
@@ -170,19 +196,23 @@ impl Pool {
         Ok(Connection { stream, profile: profile.clone(), greeting, local })
     }
 
-    fn exhausted(&self) -> CheckoutError {
-        let Budget { purpose, key, max, wait } = self.budget;
-        CheckoutError::Exhausted { max, purpose, key, waited: wait }
+    fn exhausted(&self, waited: Duration) -> CheckoutError {
+        let Budget { purpose, key, max, .. } = self.budget;
+        CheckoutError::Exhausted { max, purpose, key, waited }
     }
 }
 
 /// The place in the pool that belongs to a connection in use. Dropped, it frees the place and discards the socket.
-pub struct Exclusive(PooledConnection<'static, Manager>);
+pub struct Exclusive {
+    place: PooledConnection<'static, Manager>,
+    /// Given back behind the place, so that whoever gets it finds one.
+    _room: OwnedSemaphorePermit,
+}
 
 impl Exclusive {
     /// Puts a connection back that is as it was agreed: no transaction, watch, subscription or unread byte.
     pub fn give_back(mut self, stream: Stream, profile: Profile, greeting: Greeting) {
-        self.0.socket = stream.rest().ok();
-        self.0.agreed = Some((profile, greeting));
+        self.place.socket = stream.rest().ok();
+        self.place.agreed = Some((profile, greeting));
     }
 }

@@ -1,9 +1,9 @@
 //! A TCP relay on loopback that fails on demand: it delays, holds back, swallows, cuts and refuses.
 //!
 //! It stands between the proxy and Redis (or a client and the proxy) and knows nothing of the protocol but one
-//! word: a connection whose client has said TRACKING is the proxy's invalidation link. Faults can therefore be
-//! put on the link alone, on the other connections alone, or on all, which is how a test forces the order of a
-//! reply and the invalidation that belongs to it.
+//! word: a connection whose client has said TRACKING is the proxy's invalidation link, and one that calls itself a
+//! subscription is shared by subscribers. Faults can therefore be put on the link alone, on those alone, on all
+//! others, or on all, which is how a test forces the order of a reply and the invalidation that belongs to it.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -20,6 +20,8 @@ const HOLD_POLL_INTERVAL: Duration = Duration::from_millis(1);
 const LINK_WORD: &[u8] = b"TRACKING";
 /// The name that the proxy gives its shared connections.
 const LANE_WORD: &[u8] = b"nearhit-lane";
+/// And the connections that subscribers share.
+const HUB_WORD: &[u8] = b"nearhit-subscription";
 
 /// A relay to one target. Dropping it closes the listener and every connection.
 pub(crate) struct Relay {
@@ -32,7 +34,9 @@ pub(crate) struct Relay {
 pub(crate) enum Scope {
     /// The proxy's invalidation link.
     Link,
-    /// Lanes, pools, control connections: all but the link.
+    /// The connections that its subscribers share.
+    Hub,
+    /// Lanes, pools, control connections.
     Others,
 }
 
@@ -47,6 +51,7 @@ struct Shared {
     closed: AtomicBool,
     refusing: AtomicBool,
     link: Switches,
+    hubs: Switches,
     others: Switches,
     connections: Mutex<Vec<Arc<Connection>>>,
 }
@@ -66,6 +71,7 @@ struct Connection {
     server: TcpStream,
     is_link: AtomicBool,
     is_lane: AtomicBool,
+    is_hub: AtomicBool,
     /// Set for good: what fell into a black hole is missing from the stream, so the stream can never go on.
     lost: AtomicBool,
 }
@@ -88,6 +94,7 @@ impl Relay {
             closed: AtomicBool::new(false),
             refusing: AtomicBool::new(false),
             link: Switches::default(),
+            hubs: Switches::default(),
             others: Switches::default(),
             connections: Mutex::default(),
         });
@@ -101,15 +108,20 @@ impl Relay {
     }
 
     pub(crate) fn all(&self) -> Faults<'_> {
-        Faults { shared: &self.shared, scopes: &[Scope::Link, Scope::Others] }
+        Faults { shared: &self.shared, scopes: &[Scope::Link, Scope::Hub, Scope::Others] }
     }
 
     pub(crate) fn link(&self) -> Faults<'_> {
         Faults { shared: &self.shared, scopes: &[Scope::Link] }
     }
 
+    pub(crate) fn hubs(&self) -> Faults<'_> {
+        Faults { shared: &self.shared, scopes: &[Scope::Hub] }
+    }
+
+    /// All but the link.
     pub(crate) fn others(&self) -> Faults<'_> {
-        Faults { shared: &self.shared, scopes: &[Scope::Others] }
+        Faults { shared: &self.shared, scopes: &[Scope::Hub, Scope::Others] }
     }
 
     /// Sends new connections elsewhere, as a name that has moved does; those that stand stay where they are.
@@ -204,6 +216,7 @@ impl Shared {
     fn switches(&self, scope: Scope) -> &Switches {
         match scope {
             Scope::Link => &self.link,
+            Scope::Hub => &self.hubs,
             Scope::Others => &self.others,
         }
     }
@@ -226,8 +239,8 @@ impl Shared {
         client.set_nodelay(true)?;
         server.set_nodelay(true)?;
         let lost = AtomicBool::new(self.others.black_hole.load(SeqCst));
-        let (is_link, is_lane) = (AtomicBool::new(false), AtomicBool::new(false));
-        let connection = Arc::new(Connection { client, server, is_link, is_lane, lost });
+        let [is_link, is_lane, is_hub] = [false; 3].map(AtomicBool::new);
+        let connection = Arc::new(Connection { client, server, is_link, is_lane, is_hub, lost });
         self.connections.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&connection));
         for direction in [Direction::Up, Direction::Down] {
             let (sender, receiver) = mpsc::channel();
@@ -249,6 +262,9 @@ impl Shared {
             }
             if direction == Direction::Up && memchr::memmem::find(&bytes, LANE_WORD).is_some() {
                 connection.is_lane.store(true, SeqCst);
+            }
+            if direction == Direction::Up && memchr::memmem::find(&bytes, HUB_WORD).is_some() {
+                connection.is_hub.store(true, SeqCst);
             }
             let switches = self.switches(connection.scope());
             if switches.black_hole.load(SeqCst) {
@@ -308,7 +324,11 @@ impl Shared {
 
 impl Connection {
     fn scope(&self) -> Scope {
-        if self.is_link.load(SeqCst) { Scope::Link } else { Scope::Others }
+        match (self.is_link.load(SeqCst), self.is_hub.load(SeqCst)) {
+            (true, _) => Scope::Link,
+            (_, true) => Scope::Hub,
+            _ => Scope::Others,
+        }
     }
 
     fn source(&self, direction: Direction) -> &TcpStream {
