@@ -449,7 +449,7 @@ impl Keeper {
         local
             .run_until(async {
                 tokio::select! {
-                    () = watch_upstream(&shared, &control, table, first) => {}
+                    () = Box::pin(watch_upstream(&shared, &control, table, first)) => {}
                     () = control.answer(asked) => {}
                     () = sweep(&shared) => {}
                     () = Box::pin(canary::run(&shared.coherence, &control)) => {}

@@ -4,6 +4,7 @@
 //! does not come within `READ_TIMEOUT` fails the test; it is no measurement.
 
 use std::io::{self, ErrorKind, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -190,9 +191,10 @@ impl Client {
     /// Whether the server has closed the connection by now, and nothing is left to read.
     #[track_caller]
     pub(crate) fn is_closed(&self) -> bool {
-        self.stream.set_nonblocking(true).expect("an open socket");
-        let peeked = self.stream.peek(&mut [0]);
-        self.stream.set_nonblocking(false).expect("an open socket");
+        let socket = self.stream.socket();
+        socket.set_nonblocking(true).expect("an open socket");
+        let peeked = socket.peek(&mut [MaybeUninit::uninit()]);
+        socket.set_nonblocking(false).expect("an open socket");
         match peeked {
             Ok(left) => left == 0,
             Err(error) => error.kind() == ErrorKind::ConnectionReset,
