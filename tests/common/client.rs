@@ -18,7 +18,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(10);
 const CHUNK_BYTES: usize = 64 * 1024;
 
 /// What a client's bytes travel on.
-pub(crate) trait Wire: Read + Write + Send {
+pub(crate) trait Wire: Read + Write + Send + Sync {
     /// Its socket.
     fn socket(&self) -> socket2::SockRef<'_>;
 
