@@ -480,7 +480,7 @@ impl Session {
             _ if inner.is_drained() => {
                 let mut request = Vec::new();
                 encode_request(question, &mut request);
-                Some(Next::Await(Transition::Ask(request)))
+                Some(Next::Await(Transition::Judge(request)))
             }
             _ => Some(Next::Hold),
         }

@@ -41,7 +41,7 @@ use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
     io,
-    pin::{Pin, pin},
+    pin::Pin,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, Waker},
@@ -152,7 +152,8 @@ impl Session {
     /// Serves the client to its end. What it had in flight is finished by the lanes; nothing else is sent for it.
     async fn run(self: Rc<Self>, mut read: ReadHalf) {
         while let Some(transition) = poll_fn(|cx| self.poll(cx, &mut read)).await {
-            let mut performed = pin!(self.perform(transition));
+            // Most clients never wait for one, and what a handshake has in hand is large.
+            let mut performed = Box::pin(self.perform(transition));
             // Who is cut off meanwhile waits for nothing. Whatever is cancelled leaves no connection in use.
             poll_fn(|cx| match self.ending.get() {
                 Ending::Now => Poll::Ready(()),

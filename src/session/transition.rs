@@ -22,6 +22,9 @@ use crate::{
 /// How often it is looked whether another client has got its connection.
 const CLAIM_INTERVAL: Duration = Duration::from_millis(2);
 
+/// An operator who wants to see or cut off clients while the upstream hangs is not to wait for it.
+const JUDGED_WITHIN: Duration = Duration::from_millis(500);
+
 /// What has to be awaited between two requests.
 pub(super) enum Transition {
     /// Take out an exclusive connection.
@@ -40,6 +43,8 @@ pub(super) enum Transition {
     BeClaimed,
     /// Have the upstream answer this request on a connection that nothing else travels on.
     Ask(Vec<u8>),
+    /// The same, to hear whether it minds what is then done here. Not for long: no answer is no objection.
+    Judge(Vec<u8>),
     /// Cut these clients off.
     Kill(Vec<Arc<ClientInfo>>),
 }
@@ -87,6 +92,13 @@ impl Session {
                 let profile = self.inner.borrow().profile.clone();
                 let answer = self.worker.shared.dialer.ask(&profile, &request).await;
                 let verdict = answer.unwrap_or_else(|error| error.reply());
+                self.inner.borrow_mut().verdict = Some(Verdict::Answered(verdict));
+            }
+            Transition::Judge(question) => {
+                let profile = self.inner.borrow().profile.clone();
+                let answer = timeout(JUDGED_WITHIN, self.worker.shared.dialer.ask(&profile, &question)).await;
+                let verdict = answer
+                    .map_or_else(|_| Bytes::new(), |answer| answer.unwrap_or_else(|error| error.reply()));
                 self.inner.borrow_mut().verdict = Some(Verdict::Answered(verdict));
             }
             Transition::Kill(doomed) => {
