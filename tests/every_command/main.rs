@@ -308,7 +308,7 @@ impl Twins {
     fn replies(&mut self, pair: &mut Pair, request: &[Vec<u8>]) -> (Vec<u8>, Vec<u8>) {
         let ((pushed, expected), (also, got)) = (next(&mut pair.direct), next(&mut pair.proxied));
         if pushed != also {
-            self.differ("by what is pushed before its reply", request, &pushed, &also);
+            self.differ("pushed before its reply", request, &pushed, &also);
         }
         (expected, got)
     }
