@@ -34,6 +34,9 @@ use values::SEED;
 
 /// How often each form of a request is filled with values.
 const ROUNDS: u32 = 2;
+/// Blocked clients time out when the server's clock ticks. HINCRBYFLOAT by 1e400 writes 401 digits, which would make the
+/// hash a table, and the order of its fields each server's own.
+const ARGS: &[&str] = &["--hz", "500", "--hash-max-listpack-value", "1024"];
 /// Requests between two fillings of the database.
 const CHUNK: usize = 8;
 /// The same where commands are mixed, and how many of those there are in each round.
@@ -149,8 +152,7 @@ struct Pair {
 
 impl Twins {
     fn start(protocol: u8) -> Self {
-        // Blocked clients time out when the server's clock ticks.
-        let (alone, behind) = (Redis::start_with(&["--hz", "500"]), Redis::start_with(&["--hz", "500"]));
+        let (alone, behind) = (Redis::start_with(ARGS), Redis::start_with(ARGS));
         // A busy machine may stall the heartbeat; this is not the test of what happens then.
         let proxy = proxy().upstream(&behind).set("cache.max_staleness", "10s");
         // PFSELFTEST keeps the server for seconds.
@@ -243,11 +245,12 @@ impl Twins {
         let mut pair = self.connect();
         for (entry, request) in requests {
             for time in 0..if entry.is_readonly { READS } else { 1 } {
-                let (expected, got) = (ask(&mut pair.direct, request), ask(&mut pair.proxied, request));
+                let (expected, got) = self.ask(&mut pair, request);
                 let way = format!("one by one, time {time}");
                 self.compare(compare(&entry.name, request), &way, request, &expected, &got);
             }
         }
+        self.end(&mut pair);
     }
 
     fn in_pipeline(&mut self, requests: &[Named<'_>]) {
@@ -256,25 +259,27 @@ impl Twins {
         pair.direct.send_raw(&bytes);
         pair.proxied.send_raw(&bytes);
         for (entry, request) in requests {
-            let (expected, got) = (next(&mut pair.direct), next(&mut pair.proxied));
+            let (expected, got) = self.replies(&mut pair, request);
             self.compare(compare(&entry.name, request), "in a pipeline", request, &expected, &got);
         }
+        self.end(&mut pair);
     }
 
     fn in_transaction(&mut self, requests: &[Named<'_>]) {
         let mut pair = self.connect();
         let (multi, exec) = (vec![b"MULTI".to_vec()], vec![b"EXEC".to_vec()]);
-        let (begun, also) = (ask(&mut pair.direct, &multi), ask(&mut pair.proxied, &multi));
+        let (begun, also) = self.ask(&mut pair, &multi);
         self.compare(Compare::Bytes, "begun", &multi, &begun, &also);
         let mut queued = Vec::new();
         for (entry, request) in requests {
-            let (expected, got) = (ask(&mut pair.direct, request), ask(&mut pair.proxied, request));
+            let (expected, got) = self.ask(&mut pair, request);
             self.compare(Compare::Bytes, "queued", request, &expected, &got);
             if expected == b"+QUEUED\r\n" {
                 queued.push((entry, request));
             }
         }
-        let (expected, got) = (ask(&mut pair.direct, &exec), ask(&mut pair.proxied, &exec));
+        let (expected, got) = self.ask(&mut pair, &exec);
+        self.end(&mut pair);
         let (parts, got_parts) = (children(&expected), children(&got));
         if parts.len() != got_parts.len() || parts.len() != queued.len() {
             let all: Vec<Vec<u8>> = requests.iter().flat_map(|(_, request)| (*request).clone()).collect();
@@ -283,6 +288,31 @@ impl Twins {
         for ((entry, request), (expected, got)) in queued.iter().zip(parts.into_iter().zip(got_parts)) {
             self.compare(compare(&entry.name, request), "in a transaction", request, expected, got);
         }
+    }
+
+    /// What the last request has pushed behind its reply comes before one more.
+    fn end(&mut self, pair: &mut Pair) {
+        let ping = vec![b"PING".to_vec()];
+        let (expected, got) = self.ask(pair, &ping);
+        self.compare(Compare::Bytes, "in the end", &ping, &expected, &got);
+    }
+
+    /// The replies to one request, which are yet to be compared.
+    fn ask(&mut self, pair: &mut Pair, request: &[Vec<u8>]) -> (Vec<u8>, Vec<u8>) {
+        for client in [&mut pair.direct, &mut pair.proxied] {
+            // A connection that has ended says so when it is read from.
+            let _ = client.try_send_raw(&encode(request));
+        }
+        self.replies(pair, request)
+    }
+
+    /// The next replies. Pushes are none: who flushes and tracks is told so behind the reply, and they must be the same.
+    fn replies(&mut self, pair: &mut Pair, request: &[Vec<u8>]) -> (Vec<u8>, Vec<u8>) {
+        let ((pushed, expected), (also, got)) = (next(&mut pair.direct), next(&mut pair.proxied));
+        if pushed != also {
+            self.differ("pushed before its reply", request, &pushed, &also);
+        }
+        (expected, got)
     }
 
     fn compare_datasets(&mut self, way: &str) {
@@ -297,10 +327,13 @@ impl Twins {
         self.note(request);
         self.compared += 1;
         if !how.is_same(expected, got) {
-            let (expected, got) = (shown(expected), shown(got));
-            let request = words(request);
-            self.failures.push(format!("{request}, {way}, is\n  {got}\nand Redis says\n  {expected}"));
+            self.differ(way, request, expected, got);
         }
+    }
+
+    fn differ(&mut self, way: &str, request: &[Vec<u8>], expected: &[u8], got: &[u8]) {
+        let (request, expected, got) = (words(request), shown(expected), shown(got));
+        self.failures.push(format!("{request}, {way}, is\n  {got}\nand Redis says\n  {expected}"));
     }
 
     /// Which command that was.
@@ -319,15 +352,16 @@ fn is_queued(entry: &Entry, request: &Request) -> bool {
     !entry.is_container && if entry.arity < 0 { given >= -entry.arity } else { given == entry.arity }
 }
 
-fn ask(client: &mut Client, request: &[Vec<u8>]) -> Vec<u8> {
-    // A connection that has ended says so when it is read from.
-    let _ = client.try_send_raw(&encode(request));
-    next(client)
-}
-
-/// The reply, or why there is none.
-fn next(client: &mut Client) -> Vec<u8> {
-    client.try_recv().unwrap_or_else(|error| format!("no reply: {error}").into_bytes())
+/// What is pushed until the reply, and the reply, or why there is none.
+fn next(client: &mut Client) -> (Vec<u8>, Vec<u8>) {
+    let mut pushed = Vec::new();
+    loop {
+        match client.try_recv() {
+            Ok(frame) if frame.starts_with(b">") => pushed.extend(frame),
+            Ok(frame) => return (pushed, frame),
+            Err(error) => return (pushed, format!("no reply: {error}").into_bytes()),
+        }
+    }
 }
 
 fn words(request: &[Vec<u8>]) -> String {
