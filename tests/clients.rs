@@ -134,23 +134,3 @@ fn client_list_shows_who_is_not_evicted() {
         }
     }
 }
-
-/// Redis closes a user's connections when it deletes the user. A client that went on getting errors would never dial
-/// again, and so never learn that its password is what is wrong. And once there is such a user again, AUTH says so at
-/// once.
-#[test]
-fn the_client_of_a_deleted_user_is_cut_off() {
-    let redis = Redis::start();
-    let proxy = proxy().upstream(&redis).start();
-    let mut admin = proxy.client();
-    let refusal = "-WRONGPASS invalid username-password pair or user is disabled.\r\n";
-    for (request, reply) in [(&["GET", "key"][..], refusal), (&["WATCH", "key"], "")] {
-        admin.expect(b"+OK\r\n", &["ACL", "SETUSER", "alice", "reset", "on", ">secret", "~*", "+@all"]);
-        let mut alice = proxy.client();
-        alice.expect(b"+OK\r\n", &["AUTH", "alice", "secret"]);
-        alice.expect(b"+OK\r\n", &["SET", "key", "value"]);
-        admin.expect(b":1\r\n", &["ACL", "DELUSER", "alice"]);
-        alice.send(request);
-        assert_eq!(shown(&alice.recv_to_end()), shown(reply.as_bytes()), "{request:?}");
-    }
-}
