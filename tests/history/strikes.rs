@@ -46,7 +46,8 @@ pub(super) fn lanes_die(scene: &Scene<'_>, random: &mut Rng) {
 pub(super) fn link_fails(scene: &Scene<'_>, random: &mut Rng) {
     let mut redis = scene.redis.client();
     while scene.goes_on() {
-        sleep_ms(random, 100..400);
+        // Most of the time there is to be a link, or nothing is hit.
+        sleep_ms(random, 200..600);
         if random.bool() {
             kill(&mut redis, "nearhit-link", random);
         } else {

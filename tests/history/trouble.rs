@@ -132,8 +132,6 @@ impl Trouble {
         match self {
             LinkBlackHole | BusyScript => 0.05,
             Resync => 0.20,
-            // In a second, the link may be down for more than half of it.
-            LinkFails => 0.15,
             _ => 0.30,
         }
     }
