@@ -47,6 +47,9 @@ impl Session {
     pub(super) fn deferred(self: &Rc<Self>, parts: mget::Parts) {
         let mut inner = self.inner.borrow_mut();
         let (seq, arrived) = (parts.place.seq, parts.arrived);
+        // It waits for its turn, and what comes before it may need another lane, which a client with something in flight
+        // does not get.
+        inner.in_flight -= 1;
         inner.output.defer(seq, parts, arrived);
         drop(inner);
         self.worker.counters.fences.add(1);

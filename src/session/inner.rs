@@ -222,8 +222,14 @@ impl Inner {
         }
     }
 
+    /// A command has its answer, and its place what was kept for it.
     pub(super) fn settle(&mut self, place: &Place) {
         self.in_flight -= 1;
+        self.settle_landed(place);
+    }
+
+    /// The same for one that has been out of flight for a while.
+    pub(super) fn settle_landed(&mut self, place: &Place) {
         self.waits -= usize::from(place.may_repeat);
         self.barriers -= usize::from(place.barrier);
         for key in &place.reading {

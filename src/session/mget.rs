@@ -185,7 +185,7 @@ impl Session {
     /// Makes the reply of an MGET whose turn has come, or asks Redis for all of it.
     pub(super) fn finish_mget(&self, inner: &mut Inner, parts: Parts) {
         let Parts { mget, place, .. } = parts;
-        inner.settle(&place);
+        inner.settle_landed(&place);
         if mget.is_still_valid(self, clock::now()) {
             let mut out = Vec::new();
             mget.write(&mut out);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::resp::shown;
 use crate::common::{Client, eventually};
-use crate::{Ask, House, bulk, is_own_error, kill_named};
+use crate::{Ask, House, LONG_LEASE, bulk, is_own_error, kill_named};
 
 const TTL: Duration = Duration::from_millis(150);
 
@@ -200,4 +200,34 @@ fn readers_are_answered_when_the_upstream_is_lost() {
     }
     house.relay.refuse(false);
     eventually("it is back", || flight.first.ask("GET k") == b"$-1\r\n");
+}
+
+/// An MGET that has its parts waits for its turn. What comes first has to be asked again, on another lane: the client's own
+/// has died as well.
+#[test]
+fn a_reader_whose_mget_waits_gets_another_lane() {
+    let house = House::start_with(&[], |proxy| {
+        proxy.set("cache.max_staleness", LONG_LEASE).set("upstream.command_timeout", "1h")
+    });
+    house.proxy.wait_live();
+    // There is no other lane yet, and the next client is another worker's.
+    let mut first = house.client();
+    first.ask("GET other");
+    assert!(house.relay.lose_a_lane());
+    let mut client = house.client();
+    house.heat(&mut client, "GET warm");
+
+    let stat = |name: &str| house.proxy.stat(name);
+    let (misses, joins) = (stat("misses"), stat("joins"));
+    first.send(&["GET", "k"]);
+    eventually("it is on its way", || stat("misses") > misses);
+    let fills = stat("fills");
+    client.send(&["GET", "k"]);
+    client.send(&["MGET", "warm", "cold"]);
+    eventually("the one is joined", || stat("joins") > joins);
+    eventually("the other is answered", || stat("fills") > fills);
+    house.relay.others().cut();
+    assert_eq!(shown(&client.recv()), r"$-1\r\n");
+    assert_eq!(shown(&client.recv()), r"*2\r\n$-1\r\n$-1\r\n");
+    assert_eq!(shown(&first.recv()), r"$-1\r\n");
 }
