@@ -18,8 +18,6 @@ mod pipelines;
 mod transactions;
 mod writes;
 
-use std::time::Duration;
-
 use common::resp::shown;
 use common::{Client, Proxy, ProxyBuilder, Redis, Relay, eventually, proxy};
 
@@ -152,9 +150,4 @@ fn kill_named(outside: &mut Client, name: &str) -> usize {
     let ids: Vec<&str> = wanted.filter_map(|line| line.strip_prefix("id=")?.split(' ').next()).collect();
     // One may have gone by itself since it was listed.
     ids.iter().filter(|id| outside.cmd(&["CLIENT", "KILL", "ID", id]) == b":1\r\n").count()
-}
-
-/// Milliseconds, for keys of the configuration.
-fn ms(duration: Duration) -> String {
-    format!("{}ms", duration.as_millis())
 }
