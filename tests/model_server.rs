@@ -14,13 +14,11 @@ mod replay;
 #[allow(dead_code, reason = "the model's other user looks at more of it")]
 mod server;
 
-use std::env;
-
 use fastrand::Rng;
 
 use common::Redis;
 use common::resp::{children, payload};
-use replay::{Figures, Replay, replay};
+use replay::{Figures, Replay, number, replay};
 use server::{Command, Frame, Key, Said, Server, SocketId, Step, Value};
 
 const SOCKETS: usize = 4;
@@ -134,10 +132,6 @@ fn cycle(at: u64, said: &[(SocketId, &[Command])]) -> Step {
 
 fn set(key: Key, value: Value, lives: Option<u64>) -> Command {
     Command::Set { key, value, lives }
-}
-
-fn number(variable: &str, default: u64) -> u64 {
-    env::var(variable).map_or(default, |text| text.parse().expect("a number"))
 }
 
 #[test]

@@ -102,9 +102,9 @@ impl Session {
     /// Writes what can be written.
     pub(super) fn write_out(self: &Rc<Self>) -> Change {
         let mut inner = self.inner.borrow_mut();
-        let before = (inner.output.queued(), inner.in_flight);
+        let before = inner.output.queued();
         self.advance(&mut inner);
-        let mut has_moved = before != (inner.output.queued(), inner.in_flight);
+        let mut has_moved = before != inner.output.queued();
         let write = self.write.borrow();
         while let Some(write) = write.as_ref().filter(|_| !inner.output.ready().is_empty()) {
             match write_some(write, inner.output.ready()) {

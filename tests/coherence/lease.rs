@@ -6,8 +6,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::resp::shown;
-use crate::common::{Client, eventually};
-use crate::{Ask, House, bulk, is_own_error, ms};
+use crate::common::{Client, eventually, ms};
+use crate::{Ask, House, bulk, is_own_error};
 
 const MAX_STALENESS: Duration = Duration::from_millis(200);
 

@@ -19,8 +19,6 @@ mod transactions;
 mod users;
 mod writes;
 
-use std::time::Duration;
-
 use common::resp::shown;
 use common::{Client, Proxy, ProxyBuilder, Redis, Relay, eventually, proxy};
 
@@ -153,9 +151,4 @@ fn kill_named(outside: &mut Client, name: &str) -> usize {
     let ids: Vec<&str> = wanted.filter_map(|line| line.strip_prefix("id=")?.split(' ').next()).collect();
     // One may have gone by itself since it was listed.
     ids.iter().filter(|id| outside.cmd(&["CLIENT", "KILL", "ID", id]) == b":1\r\n").count()
-}
-
-/// Milliseconds, for keys of the configuration.
-fn ms(duration: Duration) -> String {
-    format!("{}ms", duration.as_millis())
 }

@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use crate::common::resp::{integer, shown};
-use crate::common::{Client, eventually};
-use crate::{Ask, House, LONG_LEASE, bulk, ms};
+use crate::common::{Client, eventually, ms};
+use crate::{Ask, House, LONG_LEASE, bulk};
 
 /// So much later than the change the proxy may still show what was before.
 const MAX_STALENESS: Duration = Duration::from_millis(100);

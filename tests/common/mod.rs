@@ -22,6 +22,6 @@ pub(crate) use client::{Client, Wire};
 pub(crate) use intercept::Intercept;
 pub(crate) use patience::eventually;
 pub(crate) use process::{Process, free_port, raise_open_files};
-pub(crate) use proxy::{Proxy, ProxyBuilder, proxy};
+pub(crate) use proxy::{Proxy, ProxyBuilder, ms, proxy};
 pub(crate) use redis::Redis;
 pub(crate) use relay::Relay;

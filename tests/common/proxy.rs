@@ -29,6 +29,11 @@ pub(crate) struct ProxyBuilder {
     mutation: Option<String>,
 }
 
+/// Milliseconds, for keys of the configuration.
+pub(crate) fn ms(duration: Duration) -> String {
+    format!("{}ms", duration.as_millis())
+}
+
 /// Begins `proxy().upstream(&redis).set("cache.max_staleness", "500ms").start()`.
 pub(crate) fn proxy() -> ProxyBuilder {
     let builder = ProxyBuilder { settings: Vec::new(), mutation: None };

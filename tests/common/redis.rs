@@ -75,10 +75,15 @@ impl Redis {
     /// How many times the server itself ran a command, by its own count.
     #[track_caller]
     pub(crate) fn calls(&self, command: &str) -> u64 {
-        let statistics = self.client().text(&["INFO", "commandstats"]);
+        Self::calls_in(&self.client().text(&["INFO", "commandstats"]), command).unwrap_or(0)
+    }
+
+    /// The same, as `INFO commandstats` tells it; it does not name what was never run.
+    #[track_caller]
+    pub(crate) fn calls_in(statistics: &str, command: &str) -> Option<u64> {
         let prefix = format!("cmdstat_{command}:calls=");
-        let line = statistics.lines().find_map(|line| line.strip_prefix(&prefix));
-        line.map_or(0, |rest| rest.split(',').next().and_then(|calls| calls.parse().ok()).expect("a count"))
+        let rest = statistics.lines().find_map(|line| line.strip_prefix(&prefix))?;
+        Some(rest.split(',').next().and_then(|calls| calls.parse().ok()).expect("a count"))
     }
 
     /// Dies as with the power: no goodbye, no flush.

@@ -20,6 +20,7 @@ use fastrand::Rng;
 use super::caller::Shared;
 use super::outside::Outside;
 use super::run::{House, Outcome};
+use super::strikes::sleep_ms;
 use super::trouble::{self, Trouble};
 use crate::common::Client;
 use crate::common::resp::{children, payload, shown};
@@ -293,8 +294,4 @@ fn number(frame: &[u8]) -> u64 {
     }
     let text = String::from_utf8_lossy(payload(frame));
     text.parse().unwrap_or_else(|_| panic!("no number: {}", shown(frame)))
-}
-
-fn sleep_ms(random: &mut Rng, range: std::ops::Range<u64>) {
-    thread::sleep(Duration::from_millis(random.u64(range)));
 }

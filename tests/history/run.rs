@@ -21,7 +21,7 @@ use super::contests::Ring;
 use super::recorder::History;
 use super::trouble::{self, MAX_STALENESS, Scene, Trouble};
 use super::{checker, contests, versions};
-use crate::common::{Proxy, ProxyBuilder, Redis, Relay, proxy};
+use crate::common::{Proxy, ProxyBuilder, Redis, Relay, ms, proxy};
 
 const SECONDS_DEFAULT: f64 = 1.0;
 
@@ -149,7 +149,7 @@ fn start(law: Law, trouble: Trouble, redis: &Redis, relay: &Relay, mutation: Opt
     let builder = audited_unless_broken(builder, mutation);
     let builder = match law {
         Law::Register | Law::Counters | Law::News => builder,
-        Law::Versions => builder.set("cache.max_staleness", &trouble::ms(MAX_STALENESS)),
+        Law::Versions => builder.set("cache.max_staleness", &ms(MAX_STALENESS)),
     };
     let builder = match trouble {
         Trouble::None => builder.upstream(redis),
@@ -228,7 +228,7 @@ fn attack(
             let mut random = random.fork();
             scope.spawn(move || {
                 // If one panics, the others are to stop.
-                let _stop = StopOnPanic(stage);
+                let _stop = StopOnPanic(&stage.is_over);
                 act(&mut random);
             });
         }
@@ -283,12 +283,13 @@ fn cast<'a>(stage: &'a Stage<'a>, house: &'a House, law: Law, trouble: Trouble) 
     acts
 }
 
-struct StopOnPanic<'a>(&'a Stage<'a>);
+/// Ends a run when its thread panics.
+pub(super) struct StopOnPanic<'a>(pub(super) &'a AtomicBool);
 
 impl Drop for StopOnPanic<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
-            self.0.is_over.store(true, Relaxed);
+            self.0.store(true, Relaxed);
         }
     }
 }

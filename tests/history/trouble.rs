@@ -16,7 +16,7 @@ use super::generator::Load;
 use super::outside::Outside;
 use super::strikes;
 use crate::common::resp::shown;
-use crate::common::{Client, Proxy, ProxyBuilder, Redis, Relay};
+use crate::common::{Client, Proxy, ProxyBuilder, Redis, Relay, ms};
 
 /// Short, so that a value that is kept too long is soon noticed.
 pub(crate) const MAX_STALENESS: Duration = Duration::from_millis(300);
@@ -103,7 +103,6 @@ use Trouble::{
 impl Trouble {
     pub(crate) fn errors(self) -> Errors {
         match self {
-            // It has no calm.
             // Lanes die all the time, and one in a black hole stays there until a command has waited for it in vain.
             LanesDie | LaneBlackHole => Errors::Always,
             BlackHole | Cut | Killed | RestartEmpty | ServerStopped | Resync | Moved | BusyScript
@@ -394,15 +393,7 @@ impl<'a> Witness<'a> {
     }
 }
 
-/// As the configuration has it.
-pub(crate) fn ms(duration: Duration) -> String {
-    format!("{}ms", duration.as_millis())
-}
-
-/// How often the server ran a command, by its own count.
+/// How often the server ran a command, wherever it is by now.
 fn calls(scene: &Scene<'_>, command: &str) -> Option<u64> {
-    let statistics = scene.outside().text("INFO commandstats");
-    let prefix = format!("cmdstat_{command}:calls=");
-    let rest = statistics.lines().find_map(|line| line.strip_prefix(&prefix))?;
-    rest.split(',').next()?.parse().ok()
+    Redis::calls_in(&scene.outside().text("INFO commandstats"), command)
 }

@@ -9,6 +9,7 @@
 //! word from then on, as any key whose time is over. In a long script the server spins until a bell is rung.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::fmt;
 use std::fs;
 use std::iter;
@@ -51,6 +52,11 @@ enum Fault {
     /// after.
     OutOfReach,
     Disagreement(String),
+}
+
+/// How much of it there is to be, which a variable may say.
+pub(crate) fn number(variable: &str, default: u64) -> u64 {
+    env::var(variable).map_or(default, |text| text.parse().expect("a number"))
 }
 
 /// Replays a trace on a new server, as far as that can be done.

@@ -221,9 +221,9 @@ class Comparison:
         self.unexpected, self.seen = [], set()
 
     def attempt(self, unit, mode):
-        log = self.directory / "results" / mode / f"{unit.replace('/', '-')}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with House(self.nearhit, MODES[mode]) as house, open(log, "w", encoding="latin-1") as log:
+        path = self.directory / "results" / mode / f"{unit.replace('/', '-')}.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with House(self.nearhit, MODES[mode]) as house, open(path, "w", encoding="latin-1") as log:
             if unit == "hiredis":
                 return run_hiredis(house, self.directory / "hiredis", log)
             return run_tcl(unit, house, self.directory / "redis", log)

@@ -9,12 +9,12 @@
 //! `NEARHIT_MODEL_RUNS=n` makes n runs of a thousand events instead of the few thousand of the short test, from
 //! `NEARHIT_MODEL_SEED` on; `NEARHIT_REPLAYS=n` replays n of them.
 
-use std::{env, panic};
+use std::panic;
 
 use fastrand::Rng;
 
 use super::{
-    replay::{Figures as Replayed, replay},
+    replay::{Figures as Replayed, number, replay},
     server::Step,
     world::{Event, FREQUENCIES, World},
 };
@@ -108,10 +108,6 @@ fn search(first_seed: u64, runs: u64) -> Result<Figures, String> {
         sum.fences += figures.fences;
     }
     Ok(sum)
-}
-
-fn number(variable: &str, default: u64) -> u64 {
-    env::var(variable).map_or(default, |text| text.parse().expect("a number"))
 }
 
 #[test]

@@ -25,10 +25,12 @@ use self::shapes::{Place, Shape};
 use self::staleness::Staleness;
 use self::troupe::{Board, Record};
 use crate::common::resp::payload;
-use crate::common::{Proxy, Redis, Relay, eventually, proxy};
+use crate::common::{Proxy, Redis, Relay, eventually, ms, proxy};
 use crate::history::recorder::{Door, History, Kind, Op, SOMETHING, Written};
-use crate::history::run::{HitShare, Outcome, audited_unless_broken, drawn, found_by_auditor, turn};
-use crate::history::trouble::{MAX_STALENESS, Trouble, ms};
+use crate::history::run::{
+    HitShare, Outcome, StopOnPanic, audited_unless_broken, drawn, found_by_auditor, turn,
+};
+use crate::history::trouble::{LINK_DELAY_MS, MAX_STALENESS, Trouble};
 use crate::history::{checker, versions};
 
 /// May do everything, like the default user, and yet has variants of its own.
@@ -39,7 +41,6 @@ pub(crate) const PASSWORD: &str = "secret";
 const HIT_SHARE_MIN: f64 = 0.30;
 
 const AUTHORS: usize = 2;
-const LINK_DELAY_MS: u64 = 25;
 /// Longer than any lane's, so that an old reply comes while its key's invalidation is still to come.
 const CROSSING_LINK_DELAY_MS: u64 = 50;
 const LANE_DELAY_MS: u64 = 20;
@@ -295,7 +296,7 @@ fn perform(
             let mut random = random.fork();
             scope.spawn(move || {
                 // If one panics, the others are to stop.
-                let _stop = StopOnPanic(board);
+                let _stop = StopOnPanic(&board.is_over);
                 act(&mut random);
             });
         }
@@ -318,16 +319,6 @@ fn perform(
         registers: verdict.registers,
         record: verdict.record,
         shares: proxies.iter().map(HitShare::of).collect(),
-    }
-}
-
-struct StopOnPanic<'a>(&'a Board<'a>);
-
-impl Drop for StopOnPanic<'_> {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.0.is_over.store(true, Relaxed);
-        }
     }
 }
 
