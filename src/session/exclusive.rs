@@ -182,8 +182,11 @@ impl Session {
             return Err(error.into());
         }
         let (pool, name) = purpose.pool(shared);
-        let profile = self.inner.borrow().profile.clone();
-        let taken = pool.checkout(&profile, name, shared.coherence.server(), patience).await;
+        let (profile, wants_auth) = {
+            let inner = self.inner.borrow();
+            (inner.profile.clone(), inner.wants_auth())
+        };
+        let taken = pool.checkout(&profile, name, shared.coherence.server(), wants_auth, patience).await;
         let (connection, place) = taken.inspect_err(|error| {
             if let CheckoutError::Dial(error) = error {
                 self.end_if_disowned(&profile, error);

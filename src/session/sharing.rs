@@ -76,8 +76,10 @@ impl Inner {
 impl Session {
     /// A client that is not subscribed wants to be.
     pub(super) fn acquire_subscription(inner: &mut Inner, class: Class, args: Args<'_>) -> Next {
+        // A hub lets in all who share it: who has to authenticate would be one of those who had not to.
+        let may_share = inner.wants_auth() == Some(false) && !hears_invalidations(args);
         match Self::acquire(inner, class) {
-            Next::Await(_) if !hears_invalidations(args) => Next::Await(Transition::Subscribe),
+            Next::Await(_) if may_share => Next::Await(Transition::Subscribe),
             next => next,
         }
     }

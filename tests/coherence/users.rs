@@ -2,7 +2,7 @@
 
 use crate::access::{house_with_users, is_refused};
 use crate::common::resp::shown;
-use crate::common::{Client, Redis, eventually, proxy};
+use crate::common::{Client, Proxy, Redis, eventually, proxy};
 use crate::{Ask, LONG_LEASE, bulk};
 
 /// Places of one address for attempts that have failed (`session/attempts.rs`).
@@ -90,18 +90,27 @@ fn a_user_who_is_switched_off_or_gets_another_password_keeps_its_connections() {
     house.client_of("alice", "a").expect(&bulk("value"), &["GET", "alice:k"]);
 }
 
-/// Who came while no password was wanted stays, as with Redis; who comes later is shown nothing of what the former read.
-#[test]
-fn strangers_are_kept_out_once_a_password_is_wanted() {
-    let redis = Redis::start();
+/// Of which clients that do not authenticate are known not to be the user of the proxy itself.
+#[track_caller]
+fn proxy_with_a_keeper(redis: &Redis) -> Proxy {
     redis.client().must("ACL SETUSER keeper on >k ~* &* +@all");
     let proxy = proxy()
         .set("upstream.url", &redis.url().replace("redis://", "redis://keeper:k@"))
         .set("cache.max_staleness", LONG_LEASE)
         .set("upstream.health_check_interval", "100ms")
+        .set("upstream.max_subscribed", "1")
+        .set("upstream.connect_timeout", "1s")
         .set("server.workers", "1")
         .start();
     proxy.wait_live();
+    proxy
+}
+
+/// Who came while no password was wanted stays, as with Redis; who comes later is shown nothing of what the former read.
+#[test]
+fn strangers_are_kept_out_once_a_password_is_wanted() {
+    let redis = Redis::start();
+    let proxy = proxy_with_a_keeper(&redis);
     let mut old = proxy.client();
     old.must("SET k value");
     for set in ["CONFIG SET requirepass secret", "ACL SETUSER default off"] {
@@ -127,6 +136,31 @@ fn strangers_are_kept_out_once_a_password_is_wanted() {
         outside.must("ACL SETUSER default on nopass");
         eventually("a newcomer is let in", || proxy.client().ask("PING") == b"+PONG\r\n");
         newcomer.expect(&bulk("value"), &["GET", "k"]);
+    }
+}
+
+/// What others leave behind in the pools, or share, was made while no password was wanted.
+#[test]
+fn strangers_get_no_connection_that_others_have_opened_without_a_password() {
+    let redis = Redis::start();
+    let proxy = proxy_with_a_keeper(&redis);
+    let (mut old, mut sharer, mut occupant) = (proxy.client(), proxy.client(), proxy.client());
+    occupant.must("SUBSCRIBE a");
+    sharer.must("SUBSCRIBE a");
+    assert_eq!(proxy.stat("hub_clients"), 1);
+    for line in ["SET k value", "LPUSH list a b c", "MULTI", "EXEC", "BLPOP list 1", "GET k"] {
+        old.must(line);
+    }
+    redis.client().must("ACL SETUSER default off");
+    eventually("a newcomer is turned away", || proxy.client().ask("PING").starts_with(b"-NOAUTH"));
+    let scripts: [&[&str]; 4] =
+        [&["MULTI", "GET k", "EXEC"], &["WATCH k", "GET k"], &["BLPOP list 1"], &["SUBSCRIBE a"]];
+    for script in scripts.into_iter().cycle().take(12) {
+        let mut newcomer = proxy.client();
+        for line in script {
+            let reply = newcomer.ask(line);
+            assert!(reply.starts_with(b"-"), "{line}: {}", shown(&reply));
+        }
     }
 }
 
