@@ -284,6 +284,16 @@ impl Command {
         self.name.starts_with('h')
     }
 
+    /// Whether it may change who is let in, and with what password.
+    pub fn changes_users<A: Arguments + ?Sized>(&self, args: &A) -> bool {
+        let is_password =
+            |index| args.get(index).is_some_and(|name| name.eq_ignore_ascii_case(b"requirepass"));
+        match &*self.name {
+            "config|set" => (2..args.len()).step_by(2).any(is_password),
+            name => name.starts_with("acl") && matches!(self.class, Class::Flush | Class::Unknown),
+        }
+    }
+
     /// Whether neither nearhit nor the server's answer to COMMAND knows it. It may still be one: COMMAND tells the old
     /// names of what `rename-command` has renamed.
     pub fn is_unheard_of(&self) -> bool {

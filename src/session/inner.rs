@@ -299,7 +299,7 @@ impl Inner {
         self.wants_auth() != Some(true)
     }
 
-    /// Whether the server lets it in on a connection on which nothing has been said yet; `None`: not known.
+    /// Whether the server wants it to authenticate first; `None`: not known.
     pub(super) fn wants_auth(&self) -> Option<bool> {
         if self.profile.identity.user.is_some() { Some(false) } else { self.needs_auth }
     }

@@ -70,8 +70,8 @@ pub(super) enum Work {
         guard: WriteGuard<Waiter>,
         /// The keys whose values it has read.
         sources: Vec<Box<[u8]>>,
-        /// Whether it is about users: the health check finds out what else it may have changed.
-        is_of_users: bool,
+        /// Whether it may change who is let in.
+        changes_users: bool,
     },
     Exec {
         guard: WriteGuard<Waiter>,
@@ -330,9 +330,9 @@ impl Completion for Ticket {
                 self.fill(*fill, raw, arrived);
             }
             Work::Mget(mget) => return self.mget(mget, raw, arrived),
-            Work::Write { guard, sources, is_of_users } => {
-                if is_of_users {
-                    self.session.worker.shared.health.suspect("a client has used ACL");
+            Work::Write { guard, sources, changes_users } => {
+                if changes_users {
+                    self.session.worker.users_changed();
                 }
                 self.observe(&sources, arrived);
                 let acknowledge = guard.complete(arrived);
@@ -355,6 +355,9 @@ impl Completion for Ticket {
                     transaction.pause.filter(|_| !reply::is_error(&raw) && !reply::is_nil(&raw))
                 {
                     self.session.worker.shared.pause.change(change, arrived);
+                }
+                if transaction.changes_users {
+                    self.session.worker.users_changed();
                 }
                 if transaction.is_uncertain && !reply::is_error(&raw) {
                     self.session.spent();

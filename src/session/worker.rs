@@ -87,7 +87,7 @@ pub enum Mail {
     Server(Arc<Table>, Option<usize>),
     /// A client is to be cut off. Whoever waits for that has the channel's other end, and hears when it is dropped.
     Kill(ClientId, mpsc::Sender<()>),
-    /// Whether clients have to authenticate has changed: those to come are not like those there are.
+    /// Whether clients have to authenticate may have changed: those to come are not like those there are.
     StrangersApart,
     /// A client is to have a connection of its own, since another's invalidations are redirected to it.
     Claim(ClientId),
@@ -357,6 +357,15 @@ impl Worker {
         if let Some(mailbox) = self.shared.mailboxes.get(to.0) {
             let _ = mailbox.send(letter);
         }
+    }
+
+    /// Who is let in may have changed: clients to come are not to be taken for what those there are, and the health check
+    /// finds out what else is different.
+    pub(super) fn users_changed(&self) {
+        for worker in 0..self.shared.mailboxes.len() {
+            self.post(WorkerId(worker), Mail::StrangersApart);
+        }
+        self.shared.health.suspect("a client has changed users");
     }
 
     /// By when a command that is sent at `now` is to be answered: a pause puts that off.

@@ -2,7 +2,7 @@
 
 use crate::access::{house_with_users, is_refused};
 use crate::common::resp::shown;
-use crate::common::{Client, Proxy, Redis, eventually, proxy};
+use crate::common::{Client, Proxy, ProxyBuilder, Redis, eventually, proxy};
 use crate::{Ask, LONG_LEASE, bulk};
 
 /// Places of one address for attempts that have failed (`session/attempts.rs`).
@@ -92,7 +92,7 @@ fn a_user_who_is_switched_off_or_gets_another_password_keeps_its_connections() {
 
 /// Of which clients that do not authenticate are known not to be the user of the proxy itself.
 #[track_caller]
-fn proxy_with_a_keeper(redis: &Redis) -> Proxy {
+fn proxy_with_a_keeper(redis: &Redis, configure: impl FnOnce(ProxyBuilder) -> ProxyBuilder) -> Proxy {
     redis.client().must("ACL SETUSER keeper on >k ~* &* +@all");
     let proxy = proxy()
         .set("upstream.url", &redis.url().replace("redis://", "redis://keeper:k@"))
@@ -100,8 +100,8 @@ fn proxy_with_a_keeper(redis: &Redis) -> Proxy {
         .set("upstream.health_check_interval", "100ms")
         .set("upstream.max_subscribed", "1")
         .set("upstream.connect_timeout", "1s")
-        .set("server.workers", "1")
-        .start();
+        .set("server.workers", "1");
+    let proxy = configure(proxy).start();
     proxy.wait_live();
     proxy
 }
@@ -110,7 +110,7 @@ fn proxy_with_a_keeper(redis: &Redis) -> Proxy {
 #[test]
 fn strangers_are_kept_out_once_a_password_is_wanted() {
     let redis = Redis::start();
-    let proxy = proxy_with_a_keeper(&redis);
+    let proxy = proxy_with_a_keeper(&redis, |proxy| proxy);
     let mut old = proxy.client();
     old.must("SET k value");
     for set in ["CONFIG SET requirepass secret", "ACL SETUSER default off"] {
@@ -139,11 +139,37 @@ fn strangers_are_kept_out_once_a_password_is_wanted() {
     }
 }
 
+/// A change that is made here counts from its acknowledgement, whichever way it is made.
+#[test]
+fn strangers_are_kept_out_from_when_the_password_is_acknowledged() {
+    let redis = Redis::start();
+    let proxy = proxy_with_a_keeper(&redis, |proxy| {
+        proxy.set("upstream.health_check_interval", "1h").set("server.workers", "2")
+    });
+    let mut keeper = proxy.client();
+    keeper.expect(b"+OK\r\n", &["AUTH", "keeper", "k"]);
+    let ways: [&[&str]; 4] = [
+        &["ACL SETUSER default off"],
+        &["CONFIG SET requirepass {}"],
+        &["MULTI", "ACL SETUSER default off", "EXEC"],
+        &["MULTI", "CONFIG SET requirepass {}", "EXEC"],
+    ];
+    for (round, way) in ways.into_iter().cycle().take(20).enumerate() {
+        eventually("newcomers are let in", || proxy.client().ask("SET k value") == b"+OK\r\n");
+        way.iter().for_each(|line| drop(keeper.must(&line.replace("{}", &format!("secret{round}")))));
+        for _ in 0..4 {
+            let reply = proxy.client().ask("GET k");
+            assert!(reply.starts_with(b"-NOAUTH"), "after {way:?}: {}", shown(&reply));
+        }
+        keeper.must("ACL SETUSER default on nopass");
+    }
+}
+
 /// What others leave behind in the pools, or share, was made while no password was wanted.
 #[test]
 fn strangers_get_no_connection_that_others_have_opened_without_a_password() {
     let redis = Redis::start();
-    let proxy = proxy_with_a_keeper(&redis);
+    let proxy = proxy_with_a_keeper(&redis, |proxy| proxy);
     let (mut old, mut sharer, mut occupant) = (proxy.client(), proxy.client(), proxy.client());
     occupant.must("SUBSCRIBE a");
     sharer.must("SUBSCRIBE a");
