@@ -198,16 +198,23 @@ impl Ticket {
     /// Delivers, unless the client has been answered already.
     pub(super) fn answer(&mut self, raw: Raw<'_>, fence: Option<Nanos>) {
         if !std::mem::replace(&mut self.answered, true) {
-            self.session.answered(&self.place, raw, fence);
+            let place = self.take_place();
+            self.session.answered(place, raw, fence);
         }
     }
 
     /// The reply is complete but must be looked at again once its arrival is certified.
     pub(super) fn defer(&mut self, parts: impl FnOnce(Place) -> Parts) {
         if !std::mem::replace(&mut self.answered, true) {
-            let place = std::mem::replace(&mut self.place, Place::new(0));
+            let place = self.take_place();
             self.session.deferred(parts(place));
         }
+    }
+
+    /// The place, with all that is counted until it is settled.
+    fn take_place(&mut self) -> Place {
+        let seq = self.place.seq;
+        std::mem::replace(&mut self.place, Place::new(seq))
     }
 
     fn acknowledge(&mut self, raw: Raw<'_>, acknowledge: Acknowledge) {
@@ -486,11 +493,11 @@ impl Completion for Ticket {
                 session.lost_read(&self.place, request);
             }
             Some(_) => {
-                session.answered(&self.place, error(&format!("nearhit: {loss}")).as_slice().into(), None);
+                session.answered(self.place, error(&format!("nearhit: {loss}")).as_slice().into(), None);
             }
             None => {
                 let text = format!("nearhit: {loss}; the command may or may not have been executed");
-                session.answered(&self.place, error(&text).as_slice().into(), None);
+                session.answered(self.place, error(&text).as_slice().into(), None);
             }
         }
     }
