@@ -51,14 +51,14 @@ impl Ticket {
             Work::Plain | Work::Wait => {}
             Work::Read(read) => {
                 if let Some(generation) = read.mget {
-                    session.identity().allow(StringRead::Mget, generation);
+                    self.allow(StringRead::Mget, generation);
                 }
                 self.observe(&read.keys, arrived);
                 self.fence = if read.undeclared { session.worker.fence(arrived) } else { None };
             }
             Work::Fill(mut fill) if fill.pttl.is_some() && announced > shared.config.cache.max_value_size => {
                 if let Some(generation) = fill.get {
-                    session.identity().allow(StringRead::Get, generation);
+                    self.allow(StringRead::Get, generation);
                 }
                 let key = &fill.request[fill.key.clone()];
                 if let Some(token) = fill.token.take() {

@@ -238,6 +238,14 @@ impl Ticket {
         }
     }
 
+    /// The upstream has obeyed this read, which was sent in that generation. When a late reply comes, its client may be
+    /// somebody else by now.
+    pub(super) fn allow(&self, read: StringRead, generation: Generation) {
+        if !self.answered {
+            self.session.identity().allow(read, generation);
+        }
+    }
+
     /// Answers such as -READONLY tell of a changed role long before the next health check would.
     fn note_trouble(&self, raw: &[u8]) {
         if let Some(code @ (b"READONLY" | b"LOADING" | b"MASTERDOWN")) = reply::error_code(raw) {
@@ -317,7 +325,7 @@ impl Completion for Ticket {
             }
             Work::Read(read) => {
                 if let Some(generation) = read.mget.filter(|_| !reply::is_error(&raw)) {
-                    self.session.identity().allow(StringRead::Mget, generation);
+                    self.allow(StringRead::Mget, generation);
                 }
                 match &read.variant {
                     Some(asked) if !reply::is_error(&raw) => {
@@ -536,7 +544,7 @@ impl Ticket {
         let Fill { request, key, token, pttl, nature, get } = fill;
         let session = Rc::clone(&self.session);
         if let Some(generation) = get.filter(|_| !reply::is_error(&raw)) {
-            session.identity().allow(StringRead::Get, generation);
+            self.allow(StringRead::Get, generation);
         }
         let key = &request[key];
         if let Some(token) = token {

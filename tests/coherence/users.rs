@@ -3,7 +3,7 @@
 use crate::access::{house_with_users, is_refused};
 use crate::common::resp::shown;
 use crate::common::{Client, Proxy, ProxyBuilder, Redis, eventually, proxy};
-use crate::{Ask, LONG_LEASE, bulk};
+use crate::{Ask, House, LONG_LEASE, bulk};
 
 /// Places of one address for attempts that have failed (`session/attempts.rs`).
 const FAILURES_MAX: usize = 20;
@@ -187,6 +187,32 @@ fn strangers_get_no_connection_that_others_have_opened_without_a_password() {
             let reply = newcomer.ask(line);
             assert!(reply.starts_with(b"-"), "{line}: {}", shown(&reply));
         }
+    }
+}
+
+/// A reply that comes when its client has become somebody else tells nothing of that user's rights.
+#[test]
+fn a_late_reply_gives_nobody_elses_rights() {
+    let house = House::start_with(&[], |proxy| {
+        proxy.set("cache.max_staleness", LONG_LEASE).set("upstream.command_timeout", "200ms")
+    });
+    let mut outside = house.outside();
+    outside.must("ACL SETUSER one on >p ~* +@all");
+    outside.must("ACL SETUSER many on >p ~* +@all -get");
+    outside.must("SET k value");
+    house.proxy.wait_live();
+    let mut client = house.client_of("one", "p");
+    client.must("PING");
+    // Nobody else knows of the pause, so that the read stays behind the write.
+    outside.must("CLIENT PAUSE 100000 WRITE");
+    let late = client.ask_all(&["SET other value", "GET k"]);
+    assert!(late.iter().all(|reply| memchr::memmem::find(reply, b"command_timeout").is_some()));
+    client.expect(b"+OK\r\n", &["AUTH", "many", "p"]);
+    outside.must("CLIENT UNPAUSE");
+    eventually("the write is late", || house.redis.client().ask("GET other") == bulk("value"));
+    for _ in 0..10 {
+        house.heat(&mut client, "MGET k");
+        is_refused(&client.ask("GET k"));
     }
 }
 
