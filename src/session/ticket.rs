@@ -24,7 +24,7 @@ use super::{
 use crate::{
     clock::Nanos,
     coherence::{Acknowledge, Protocols, Token, VariantKey, WriteGuard},
-    command::{CommandId, MissingReply, SubscribeKind},
+    command::{CommandId, MissingReply, SubscribeKind, Users},
     ids::{Database, Generation},
     resp::{Raw, reply},
     upstream::{
@@ -70,8 +70,8 @@ pub(super) enum Work {
         guard: WriteGuard<Waiter>,
         /// The keys whose values it has read.
         sources: Vec<Box<[u8]>>,
-        /// Whether it may change who is let in.
-        changes_users: bool,
+        /// Whom it may change.
+        users: Users,
     },
     Exec {
         guard: WriteGuard<Waiter>,
@@ -345,10 +345,8 @@ impl Completion for Ticket {
                 self.fill(*fill, raw, arrived);
             }
             Work::Mget(mget) => return self.mget(mget, raw, arrived),
-            Work::Write { guard, sources, changes_users } => {
-                if changes_users {
-                    self.session.worker.users_changed();
-                }
+            Work::Write { guard, sources, users } => {
+                self.session.worker.changed(users);
                 self.observe(&sources, arrived);
                 let acknowledge = guard.complete(arrived);
                 self.acknowledge(raw, acknowledge);
@@ -371,9 +369,7 @@ impl Completion for Ticket {
                 {
                     self.session.worker.shared.pause.change(change, arrived);
                 }
-                if transaction.changes_users {
-                    self.session.worker.users_changed();
-                }
+                self.session.worker.changed(transaction.users);
                 if transaction.is_uncertain && !reply::is_error(&raw) {
                     self.session.spent();
                 }

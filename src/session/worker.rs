@@ -29,7 +29,7 @@ use super::{
 use crate::{
     clock::{self, Nanos},
     coherence::Coherence,
-    command::Table,
+    command::{Table, Users},
     config::Config,
     ids::{ClientId, Database, ServerId, WorkerId},
     metrics::{Counters, Metrics},
@@ -359,13 +359,15 @@ impl Worker {
         }
     }
 
-    /// Who is let in may have changed: clients to come are not to be taken for what those there are, and the health check
-    /// finds out what else is different.
-    pub(super) fn users_changed(&self) {
-        for worker in 0..self.shared.mailboxes.len() {
-            self.post(WorkerId(worker), Mail::StrangersApart);
+    /// A command may have changed these users. Strangers to come are not to be taken for what those there are, and what
+    /// else is different the health check finds out.
+    pub(super) fn changed(&self, users: Users) {
+        if users == Users::Default {
+            (0..self.shared.mailboxes.len()).for_each(|one| self.post(WorkerId(one), Mail::StrangersApart));
         }
-        self.shared.health.suspect("a client has changed users");
+        if users != Users::None {
+            self.shared.health.suspect("a client has changed users");
+        }
     }
 
     /// By when a command that is sent at `now` is to be answered: a pause puts that off.
