@@ -27,13 +27,15 @@ const LIMIT_BYTES_MIN: usize = 4 * WHOLE_BYTES_MAX;
 impl Ticket {
     /// See `Completion::passes_on`.
     pub(super) fn begin_large(&mut self, announced: usize, arrived: Nanos) -> bool {
-        if !self.begin(announced, arrived) {
+        let is_for_nobody = self.is_for_nobody();
+        // Before its turn comes nothing is done: a read that is lost meanwhile can be sent again.
+        if !(is_for_nobody || self.session.may_begin(&self.place)) || !self.begin(announced, arrived) {
             return false;
         }
         let certifier = self.session.worker.shared.coherence.certifier();
-        self.is_passed_on = self.is_for_nobody()
+        self.is_passed_on = is_for_nobody
             || (self.fence.is_none_or(|moment| certifier.is_past(moment))
-                && self.session.begins(&self.place));
+                && self.session.inner.borrow_mut().output.begin(self.place.seq));
         self.is_passed_on
     }
 
@@ -100,14 +102,14 @@ impl Ticket {
 }
 
 impl Session {
-    /// Whether a large reply may be passed on in pieces from now on.
-    fn begins(&self, place: &Place) -> bool {
-        let mut inner = self.inner.borrow_mut();
+    /// Whether a large reply may be passed on in pieces, once it may be seen.
+    fn may_begin(&self, place: &Place) -> bool {
+        let inner = self.inner.borrow();
         // What a RESP2 subscriber is sent unasked looks like a reply.
         let is_certain = inner.subscriptions.is_empty() && inner.subscribing == 0 && !inner.is_monitoring;
         is_certain
             && self.worker.shared.config.server.output_limit >= LIMIT_BYTES_MIN
-            && inner.output.begin(place.seq)
+            && inner.output.may_begin(place.seq)
     }
 
     fn piece(self: &Rc<Self>, place: &Place, bytes: Raw<'_>, piece: Piece) {

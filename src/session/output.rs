@@ -172,15 +172,17 @@ impl<D> Output<D> {
         }
     }
 
+    /// Whether it is a reply's turn, so that it may come in pieces.
+    pub(super) fn may_begin(&self, seq: Seq) -> bool {
+        let is_due = |place: &Place<D>| matches!(place.state, State::Waiting) && place.before.is_empty();
+        self.index(seq) == Some(0) && is_due(&self.queue[0])
+    }
+
     /// Has a reply come in pieces from now on; false unless it is its turn.
     pub(super) fn begin(&mut self, seq: Seq) -> bool {
-        if self.index(seq) != Some(0) {
-            return false;
-        }
-        let place = &mut self.queue[0];
-        let may_begin = matches!(place.state, State::Waiting) && place.before.is_empty();
+        let may_begin = self.may_begin(seq);
         if may_begin {
-            place.state = State::Passing;
+            self.queue[0].state = State::Passing;
         }
         may_begin
     }
