@@ -1,9 +1,9 @@
 //! Large replies on their way through a session: see `upstream/pieces.rs`.
 //!
-//! What a reply does before it may be seen (`ticket`) is done when it begins, since the server has executed the command
-//! by then. It is passed on if the client's output has come to its place, so that nothing but the client's own reading
-//! holds it up: not another reply, which might come behind it on the same lane. What has to be looked at as a whole
-//! (EXEC, MGET by parts, what may be stored) is held until it is whole.
+//! A reply is passed on once the client's output has come to its place, so that nothing but the client's own reading holds
+//! it up: not another reply, which might come behind it on the same lane. What it does before it may be seen (`ticket`) is
+//! done then, since the server has executed the command. What has to be looked at as a whole (EXEC, MGET by parts, what may
+//! be stored) is held until it is whole.
 
 use std::rc::Rc;
 

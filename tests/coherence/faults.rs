@@ -353,7 +353,10 @@ fn without_tracking(house: &House) {
 /// It is behind another reply, so that nobody has read any of it when it is lost.
 #[test]
 fn a_large_read_that_is_lost_on_its_way_is_sent_again() {
-    let house = House::start();
+    // With a single worker there is a single lane to be lost.
+    let house = House::start_with(&[], |proxy| {
+        proxy.set("cache.max_staleness", LONG_LEASE).set("server.workers", "1")
+    });
     house.proxy.wait_live();
     let (mut client, mut outside) = (house.client(), house.outside());
     let value = "x".repeat(4 << 20);
@@ -361,6 +364,8 @@ fn a_large_read_that_is_lost_on_its_way_is_sent_again() {
     for (command, read) in
         [("get", "GET large"), ("getrange", "GETRANGE large 0 -1"), ("mget", "MGET large other")]
     {
+        eventually("all is well", || client.ask("EVAL return(1) 0") == b":1\r\n");
+        house.proxy.wait_live();
         house.relay.link().hold_down(true);
         let fences = house.proxy.stat("fences");
         client.send(&["EVAL", "return 1", "0"]);
