@@ -603,9 +603,15 @@ fn subscribers_follow_an_upstream_that_has_moved_while_the_old_one_lives_on() {
     let mut house = House::start_with(&[], |proxy| proxy.set("upstream.health_check_interval", "100ms"));
     let new = Redis::start();
     let mut sharers = [house.sharer(2, &["news"]), house.sharer(3, &["news"])];
+    // It has its tracking on the connection that it had for something else.
+    let mut tracking = house.client(3);
+    for words in [&["WATCH", "key"][..], &["CLIENT", "TRACKING", "ON"], &["UNWATCH"]] {
+        tracking.expect(b"+OK\r\n", words);
+    }
     house.proxy.wait_live();
     house.relay.move_to(new.addr());
     assert_eq!(house.occupant.recv_to_end(), b"");
+    assert_eq!(tracking.recv_to_end(), b"");
     for sharer in &mut sharers {
         assert_eq!(sharer.recv_to_end(), b"");
     }

@@ -474,7 +474,7 @@ impl Worker {
         self.exclusive.borrow_mut().retain(|(lane, session)| {
             let (Some(lane), Some(session)) = (lane.upgrade(), session.upgrade()) else { return false };
             lane.sweep(now, timeout);
-            if lane.greeting.server.is_another(server) && session.is_subscribed_on(&lane) {
+            if lane.greeting.server.is_another(server) && session.stays_on(&lane) {
                 // The upstream has moved: nothing is published where this one ends.
                 lane.close();
             }
