@@ -2,7 +2,7 @@
 //!
 //! The upstream judges every user and password, on a connection dialled for it, so that wrong ones would be a way to
 //! tire it out. Each address has [`AT_ONCE_MAX`] places; an attempt takes one, gives it back at once if it succeeds,
-//! and keeps it for [`FAILURE_PAUSE`] if it fails. Who finds none waits in line, since behind one address (a NAT, a
+//! and keeps it for `FAILURE_PAUSE` if it fails. Who finds none waits in line, since behind one address (a NAT, a
 //! machine with many applications) there may be others than the one that fails; and who brings what the upstream has
 //! accepted from that user before needs no place (`Identities::knows`), so that nobody's wrong password locks out
 //! an application that runs.

@@ -4,7 +4,7 @@
 //! A larger one goes to its client in pieces, if the client's output has come to it, and the lane is read no faster
 //! than the client reads. Nobody else is to suffer from that: whoever has nothing in flight on the lane leaves it
 //! ([`Lane::is_stalled`]); for those who do wait behind the reply, the client is given more room, and if that is not
-//! enough and it reads less than [`RATE_BYTES_MIN`] in [`RATE_WINDOW`], it is cut off, and the rest is thrown away.
+//! enough and it reads less than `RATE_BYTES_MIN` in `RATE_WINDOW`, it is cut off, and the rest is thrown away.
 
 use std::time::Duration;
 
