@@ -174,6 +174,8 @@ fn init_logging(log: &Log) {
         LogLevel::Trace => LevelFilter::TRACE,
     };
     let builder = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr);
+    // Where nobody reads standard error any more, to say so there would be a panic of whichever thread has logged.
+    let builder = builder.log_internal_errors(false);
     match log.format {
         LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),

@@ -24,6 +24,7 @@ type Exceptions = &'static [(&'static str, &'static str)];
 const NOT_AS_FLAGGED: Exceptions = &[
     ("cluster|countkeysinslot", "not flagged at all, shows how many keys there are"),
     ("cluster|getkeysinslot", "not flagged at all, shows names of keys"),
+    ("config|set", "changes no key; whom it changes is looked at where writes are acknowledged"),
     ("lolwut", "flagged readonly, reads no key"),
     ("pfcount", "flagged readonly, stores the count it computes in its keys"),
     ("sort", "flagged as a write, only reads without STORE"),

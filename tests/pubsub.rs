@@ -283,6 +283,37 @@ fn a_sharer_in_resp3_has_transactions_and_blocks_on_connections_of_its_own() {
     });
 }
 
+/// What it was told of a script on its way out it must find there, though nobody knew what the script would write.
+#[test]
+fn who_leaves_behind_a_script_reads_what_it_wrote() {
+    let house = House::start_with(&[], |proxy| proxy.set("cache.max_staleness", "10s"));
+    house.proxy.wait_live();
+    let mut reader = house.client(3);
+    for round in 0..2 {
+        let mut sharer = house.sharer(3, &["news"]);
+        reader.expect(b"+OK\r\n", &["SET", "key", "old"]);
+        eventually("it is answered from memory", || {
+            let hits = house.proxy.stat("hits");
+            reader.expect(b"$3\r\nold\r\n", &["GET", "key"]);
+            house.proxy.stat("hits") > hits
+        });
+        // Longer than the two marks, which the replies wait for, take to be answered.
+        house.relay.link().delay(0, 300);
+        house.relay.hubs().delay(0, 50);
+        sharer.send(&["GET", "nothing"]);
+        sharer.send(&["EVAL", "return redis.call('SET', 'key', 'new')", "0"]);
+        eventually("both are answered", || house.redis.client().cmd(&["GET", "key"]) == b"$3\r\nnew\r\n");
+        // Time for the second answer, which must be held already.
+        thread::sleep(Duration::from_millis(10));
+        sharer.send(&["UNSUBSCRIBE", "news"]);
+        sharer.send(&["GET", "key"]);
+        let replies = [(); 4].map(|()| shown(&sharer.recv()));
+        assert_eq!(replies[1], r"+OK\r\n");
+        assert_eq!(replies[3], r"$3\r\nnew\r\n", "round {round}");
+        house.relay.all().delay(0, 0);
+    }
+}
+
 /// Random scripts, on Redis itself and on a shared connection, step by step: the same bytes.
 #[test]
 fn a_sharer_is_told_what_redis_would_tell_it() {
@@ -572,9 +603,15 @@ fn subscribers_follow_an_upstream_that_has_moved_while_the_old_one_lives_on() {
     let mut house = House::start_with(&[], |proxy| proxy.set("upstream.health_check_interval", "100ms"));
     let new = Redis::start();
     let mut sharers = [house.sharer(2, &["news"]), house.sharer(3, &["news"])];
+    // It has its tracking on the connection that it had for something else.
+    let mut tracking = house.client(3);
+    for words in [&["WATCH", "key"][..], &["CLIENT", "TRACKING", "ON"], &["UNWATCH"]] {
+        tracking.expect(b"+OK\r\n", words);
+    }
     house.proxy.wait_live();
     house.relay.move_to(new.addr());
     assert_eq!(house.occupant.recv_to_end(), b"");
+    assert_eq!(tracking.recv_to_end(), b"");
     for sharer in &mut sharers {
         assert_eq!(sharer.recv_to_end(), b"");
     }

@@ -11,7 +11,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use common::resp::encode;
-use common::{Redis, Relay, eventually, proxy};
+use common::{Client, Redis, Relay, eventually, proxy};
 
 /// Long enough for what was sent to be read and dispatched.
 const MOMENT: Duration = Duration::from_millis(150);
@@ -621,4 +621,22 @@ fn what_a_renamed_command_does_to_a_connection_is_nobody_elses_affair() {
     assert_eq!(in_use, 1, "it keeps its connection");
     assert!(other.cmd(&["NOBODY-KNOWS-THIS"]).starts_with(b"-ERR unknown command"));
     eventually("what is refused keeps none", || proxy.stat("blocking_in_use") == in_use);
+}
+
+/// Whoever collects the log may end, or be restarted, before the proxy does.
+#[test]
+fn a_log_that_nobody_reads_any_more_stops_nothing() {
+    let redis = Redis::start();
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], common::free_port()));
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_nearhit"));
+    command.env("NEARHIT_UPSTREAM__URL", redis.url());
+    command.env("NEARHIT_SERVER__LISTEN", format!(r#"["{address}"]"#));
+    command.current_dir(std::env::temp_dir()).stderr(std::process::Stdio::piped());
+    let mut process = common::Process::spawn(&mut command);
+    drop(process.child().stderr.take());
+    eventually("it answers", || {
+        Client::try_connect(address).is_ok_and(|mut client| client.cmd(&["GET", "k"]) == b"$-1\r\n")
+    });
+    process.signal(rustix::process::Signal::TERM);
+    assert!(process.wait().success());
 }

@@ -214,6 +214,18 @@ pub enum Blocking {
     WhenBlockGiven,
 }
 
+/// The users that a request may change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Users {
+    /// None.
+    #[default]
+    None,
+    /// Those who authenticate.
+    Named,
+    /// The one too whom the server takes everybody else for.
+    Default,
+}
+
 /// What the class of a row still depends on in the arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Varies {
@@ -284,6 +296,19 @@ impl Command {
         self.name.starts_with('h')
     }
 
+    /// Whose rights, or password, it may change.
+    pub fn changes_users<A: Arguments + ?Sized>(&self, args: &A) -> Users {
+        let is_password =
+            |index| args.get(index).is_some_and(|name| name.eq_ignore_ascii_case(b"requirepass"));
+        match &*self.name {
+            "acl|deluser" => Users::Named,
+            "acl|setuser" if args.get(2) != Some(b"default") => Users::Named,
+            "acl" | "acl|setuser" | "acl|load" => Users::Default,
+            "config|set" if (2..args.len()).step_by(2).any(is_password) => Users::Default,
+            _ => Users::None,
+        }
+    }
+
     /// Whether neither nearhit nor the server's answer to COMMAND knows it. It may still be one: COMMAND tells the old
     /// names of what `rename-command` has renamed.
     pub fn is_unheard_of(&self) -> bool {
@@ -317,6 +342,30 @@ mod tests {
     fn blocks(line: &str) -> bool {
         let args = words(line);
         Table::builtin().lookup(args[0], args.get(1).copied()).blocks(&args[..])
+    }
+
+    #[test]
+    fn users_are_changed_by_few_commands() {
+        let users = |line: &str| {
+            let args = words(line);
+            let table = Table::builtin();
+            table.lookup(args[0], args.get(1).copied()).changes_users(&args[..])
+        };
+        for line in [
+            "ACL SETUSER default off",
+            "acl load",
+            "config set Requirepass p",
+            "CONFIG SET a b requirepass p",
+        ] {
+            assert_eq!(users(line), Users::Default, "{line}");
+        }
+        assert_eq!(users("ACL SETUSER alice off"), Users::Named);
+        assert_eq!(users("ACL DELUSER alice default"), Users::Named);
+        for line in
+            ["ACL LIST", "CONFIG SET a requirepass", "CONFIG GET requirepass", "SET acl load", "CONFIG SET"]
+        {
+            assert_eq!(users(line), Users::None, "{line}");
+        }
     }
 
     #[test]

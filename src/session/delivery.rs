@@ -4,6 +4,7 @@ use std::{io, rc::Rc, sync::Arc};
 
 use super::{
     Ending, Flow, Inner, Session,
+    hub::Held,
     inner::Repeat,
     mget,
     output::{Seq, Stop},
@@ -26,11 +27,22 @@ pub(super) struct Change {
 
 impl Session {
     /// A command of this client was answered.
-    pub(super) fn answered(self: &Rc<Self>, place: &Place, raw: Raw<'_>, fence: Option<Nanos>) {
-        self.inner.borrow_mut().settle(place);
-        if let Some(raw) = self.hold_for_mark(place.seq, raw, fence) {
-            self.deliver(place.seq, raw, fence);
+    pub(super) fn answered(self: &Rc<Self>, place: Place, raw: Raw<'_>, fence: Option<Nanos>) {
+        match self.hub() {
+            // Until its turn has come it is in flight: were it not, its client could leave the hub, and be shown what is
+            // older than this reply and its fence.
+            Some(hub) => {
+                let session = Rc::clone(self);
+                hub.mark(Held::Reply { session, place, raw: raw.into_bytes(), fence });
+            }
+            None => self.landed(&place, raw, fence),
         }
+    }
+
+    /// A command is in flight no longer, and its reply may go out when its turn comes.
+    pub(super) fn landed(self: &Rc<Self>, place: &Place, raw: Raw<'_>, fence: Option<Nanos>) {
+        self.inner.borrow_mut().settle(place);
+        self.deliver(place.seq, raw, fence);
     }
 
     /// A reply may go out when its turn comes.

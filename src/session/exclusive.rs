@@ -182,8 +182,11 @@ impl Session {
             return Err(error.into());
         }
         let (pool, name) = purpose.pool(shared);
-        let profile = self.inner.borrow().profile.clone();
-        let taken = pool.checkout(&profile, name, shared.coherence.server(), patience).await;
+        let (profile, wants_auth) = {
+            let inner = self.inner.borrow();
+            (inner.profile.clone(), inner.wants_auth())
+        };
+        let taken = pool.checkout(&profile, name, shared.coherence.server(), wants_auth, patience).await;
         let (connection, place) = taken.inspect_err(|error| {
             if let CheckoutError::Dial(error) = error {
                 self.end_if_disowned(&profile, error);
@@ -238,11 +241,12 @@ impl Session {
         Ok(())
     }
 
-    /// Whether this is the exclusive connection of a subscriber or the like.
-    pub(super) fn is_subscribed_on(&self, lane: &Rc<Lane<Ticket>>) -> bool {
+    /// Whether this is an exclusive connection that its client may have for good: a subscriber's, or one that is of no use
+    /// to anybody else (it may have tracking of its own).
+    pub(super) fn stays_on(&self, lane: &Rc<Lane<Ticket>>) -> bool {
         let inner = self.inner.borrow();
-        let is_own = |one: &Exclusive| one.purpose == Purpose::Subscribed && Rc::ptr_eq(&one.lane, lane);
-        inner.exclusive.as_ref().is_some_and(is_own)
+        let stays = |one: &Exclusive| one.purpose == Purpose::Subscribed || one.is_spent;
+        inner.exclusive.as_ref().is_some_and(|one| stays(one) && Rc::ptr_eq(&one.lane, lane))
     }
 
     /// Puts the connection back, clean, or closes it.

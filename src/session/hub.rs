@@ -20,7 +20,6 @@ use tokio::sync::{Mutex, oneshot};
 
 use super::{
     Session,
-    output::Seq,
     sharing::Change,
     state::{Family, PubSubFrame, Subscriptions, pub_sub_frame, subscribes},
     ticket::{Place, error},
@@ -86,7 +85,7 @@ pub(super) enum Errand {
 /// What waits for a mark.
 pub(super) enum Held {
     /// A reply that came on another connection.
-    Reply { session: Rc<Session>, seq: Seq, raw: Bytes, fence: Option<Nanos> },
+    Reply { session: Rc<Session>, place: Place, raw: Bytes, fence: Option<Nanos> },
     /// Whoever awaits it.
     Told(oneshot::Sender<()>),
 }
@@ -337,7 +336,7 @@ impl Hub {
 impl Held {
     fn release(self) {
         match self {
-            Self::Reply { session, seq, raw, fence } => session.deliver(seq, Raw::Shared(raw), fence),
+            Self::Reply { session, place, raw, fence } => session.landed(&place, Raw::Shared(raw), fence),
             // Whoever has gone does not wait.
             Self::Told(told) => drop(told.send(())),
         }
@@ -362,7 +361,7 @@ impl Completion for Errand {
             Self::Relay { session, place, is_ping } => {
                 if !is_error && !*is_ping {
                     // It has done what it was to refuse.
-                    session.with_hub(|hub| hub.lane.close());
+                    session.hub().inspect(|hub| hub.lane.close());
                 }
                 session.relayed(place, raw);
             }

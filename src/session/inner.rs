@@ -191,7 +191,7 @@ impl Inner {
             && self.exclusive.is_none()
             && self.share.is_none()
             && !self.output.is_fenced()
-            && (self.needs_auth == Some(false) || self.profile.identity.user.is_some())
+            && self.wants_auth() == Some(false)
     }
 
     /// Whether a read of these keys has to wait: one before it may yet be answered from later than it would be itself.
@@ -207,7 +207,7 @@ impl Inner {
     /// Changes the shared lane. One of those who have not authenticated tells whether they have to.
     pub(super) fn pin(&mut self, lane: Option<Pinned<Ticket>>) {
         if let Some(lane) = lane.as_ref().filter(|lane| lane.profile.identity.user.is_none()) {
-            self.needs_auth = Some(lane.greeting.hello.starts_with(b"-NOAUTH"));
+            self.needs_auth = Some(lane.greeting.wants_auth());
         }
         self.lane = lane;
         self.private_lane = None;
@@ -296,7 +296,12 @@ impl Inner {
 
     /// Whether the server would take this client's commands.
     pub(super) fn is_authenticated(&self) -> bool {
-        self.profile.identity.user.is_some() || self.needs_auth != Some(true)
+        self.wants_auth() != Some(true)
+    }
+
+    /// Whether the server wants it to authenticate first; `None`: not known.
+    pub(super) fn wants_auth(&self) -> Option<bool> {
+        if self.profile.identity.user.is_some() { Some(false) } else { self.needs_auth }
     }
 
     /// What the server said on the connection that this client is on.

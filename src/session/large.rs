@@ -1,9 +1,9 @@
 //! Large replies on their way through a session: see `upstream/pieces.rs`.
 //!
-//! What a reply does before it may be seen (`ticket`) is done when it begins, since the server has executed the command
-//! by then. It is passed on if the client's output has come to its place, so that nothing but the client's own reading
-//! holds it up: not another reply, which might come behind it on the same lane. What has to be looked at as a whole
-//! (EXEC, MGET by parts, what may be stored) is held until it is whole.
+//! A reply is passed on once the client's output has come to its place, so that nothing but the client's own reading holds
+//! it up: not another reply, which might come behind it on the same lane. What it does before it may be seen (`ticket`) is
+//! done then, since the server has executed the command. What has to be looked at as a whole (EXEC, MGET by parts, what may
+//! be stored) is held until it is whole.
 
 use std::rc::Rc;
 
@@ -27,13 +27,15 @@ const LIMIT_BYTES_MIN: usize = 4 * WHOLE_BYTES_MAX;
 impl Ticket {
     /// See `Completion::passes_on`.
     pub(super) fn begin_large(&mut self, announced: usize, arrived: Nanos) -> bool {
-        if !self.begin(announced, arrived) {
+        let is_for_nobody = self.is_for_nobody();
+        // Before its turn comes nothing is done: a read that is lost meanwhile can be sent again.
+        if !(is_for_nobody || self.session.may_begin(&self.place)) || !self.begin(announced, arrived) {
             return false;
         }
         let certifier = self.session.worker.shared.coherence.certifier();
-        self.is_passed_on = self.is_for_nobody()
+        self.is_passed_on = is_for_nobody
             || (self.fence.is_none_or(|moment| certifier.is_past(moment))
-                && self.session.begins(&self.place));
+                && self.session.inner.borrow_mut().output.begin(self.place.seq));
         self.is_passed_on
     }
 
@@ -51,14 +53,14 @@ impl Ticket {
             Work::Plain | Work::Wait => {}
             Work::Read(read) => {
                 if let Some(generation) = read.mget {
-                    session.identity().allow(StringRead::Mget, generation);
+                    self.allow(StringRead::Mget, generation);
                 }
                 self.observe(&read.keys, arrived);
                 self.fence = if read.undeclared { session.worker.fence(arrived) } else { None };
             }
             Work::Fill(mut fill) if fill.pttl.is_some() && announced > shared.config.cache.max_value_size => {
                 if let Some(generation) = fill.get {
-                    session.identity().allow(StringRead::Get, generation);
+                    self.allow(StringRead::Get, generation);
                 }
                 let key = &fill.request[fill.key.clone()];
                 if let Some(token) = fill.token.take() {
@@ -100,14 +102,14 @@ impl Ticket {
 }
 
 impl Session {
-    /// Whether a large reply may be passed on in pieces from now on.
-    fn begins(&self, place: &Place) -> bool {
-        let mut inner = self.inner.borrow_mut();
+    /// Whether a large reply may be passed on in pieces, once it may be seen.
+    fn may_begin(&self, place: &Place) -> bool {
+        let inner = self.inner.borrow();
         // What a RESP2 subscriber is sent unasked looks like a reply.
         let is_certain = inner.subscriptions.is_empty() && inner.subscribing == 0 && !inner.is_monitoring;
         is_certain
             && self.worker.shared.config.server.output_limit >= LIMIT_BYTES_MIN
-            && inner.output.begin(place.seq)
+            && inner.output.may_begin(place.seq)
     }
 
     fn piece(self: &Rc<Self>, place: &Place, bytes: Raw<'_>, piece: Piece) {

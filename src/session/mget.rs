@@ -293,7 +293,7 @@ impl Ticket {
             self.answer(raw, None);
             return Progress::Done;
         };
-        self.session.identity().allow(StringRead::Mget, mget.generation);
+        self.allow(StringRead::Mget, mget.generation);
         let Mget { request, parts, variant: mget_variant, sent_at, .. } = &mut *mget;
         let (mget_variant, sent_at) = (*mget_variant, *sent_at);
         for part in parts {

@@ -151,18 +151,6 @@ impl<D> Output<D> {
         place.before.push_back((bytes, fence));
     }
 
-    /// Puts bytes that nobody asked for ahead of all replies that are still to come, as the server sent them.
-    pub(super) fn push_ahead(&mut self, raw: Raw<'_>) {
-        match self.queue.iter().position(|place| matches!(place.state, State::Waiting)) {
-            None => self.insert_message(raw, None),
-            Some(0) => self.ready.push(raw),
-            Some(index) => {
-                self.queued_bytes += raw.len();
-                self.queue[index - 1].after.extend_from_slice(&raw);
-            }
-        }
-    }
-
     /// Fills a place. The first one goes to the ready bytes at once if no fence holds it; call
     /// [`Output::advance`] afterwards. A place that is filled already, or gone, stays as it is.
     pub(super) fn complete(&mut self, seq: Seq, raw: Raw<'_>, fence: Option<Nanos>) {
@@ -184,15 +172,17 @@ impl<D> Output<D> {
         }
     }
 
+    /// Whether it is a reply's turn, so that it may come in pieces.
+    pub(super) fn may_begin(&self, seq: Seq) -> bool {
+        let is_due = |place: &Place<D>| matches!(place.state, State::Waiting) && place.before.is_empty();
+        self.index(seq) == Some(0) && is_due(&self.queue[0])
+    }
+
     /// Has a reply come in pieces from now on; false unless it is its turn.
     pub(super) fn begin(&mut self, seq: Seq) -> bool {
-        if self.index(seq) != Some(0) {
-            return false;
-        }
-        let place = &mut self.queue[0];
-        let may_begin = matches!(place.state, State::Waiting) && place.before.is_empty();
+        let may_begin = self.may_begin(seq);
         if may_begin {
-            place.state = State::Passing;
+            self.queue[0].state = State::Passing;
         }
         may_begin
     }
@@ -347,22 +337,6 @@ mod tests {
     }
 
     #[test]
-    fn a_push_goes_ahead_of_the_replies_that_have_not_come() {
-        let mut output = Output::new();
-        let a = output.reserve(false);
-        output.push_ahead(Raw::Borrowed(b"1"));
-        let b = output.reserve(false);
-        output.complete(a, Raw::Borrowed(b"a"), Some(Nanos(10)));
-        output.push_ahead(Raw::Borrowed(b"2"));
-        assert_eq!(output.undelivered(), 3);
-        reply(&mut output, b, "b");
-        output.push_ahead(Raw::Borrowed(b"3"));
-        output.advance(|_| true);
-        assert_eq!(written(&mut output), "1a2b3");
-        assert_eq!(output.undelivered(), 0);
-    }
-
-    #[test]
     fn a_message_goes_ahead_of_the_replies_that_have_not_come() {
         let mut output = Output::new();
         let a = output.reserve(false);
@@ -392,7 +366,7 @@ mod tests {
         output.append(|out| out.extend(b"c"));
         assert!(output.begin(a));
         output.piece(a, Raw::Borrowed(b"a1"), false);
-        output.push_ahead(Raw::Borrowed(b"!"));
+        output.insert_message(Raw::Borrowed(b"!"), None);
         output.insert_message(Raw::Borrowed(b"?"), None);
         output.complete(a, Raw::Borrowed(b"timeout"), None);
         assert_eq!(output.advance(|_| true), Stop::Waiting);

@@ -62,20 +62,16 @@ impl Session {
         if !is_message {
             return Some(raw);
         }
-        if kind == FrameKind::Push && pub_sub_frame(&raw) == PubSubFrame::Other {
-            // The client's own tracking. While it has a connection of its own it reads nothing from memory, so nothing
-            // can contradict what this tells.
-            let raw = match inner.redirect {
-                Some(redirect) => redirect.shown(raw),
-                None => raw,
-            };
-            inner.output.push_ahead(raw);
-            drop(inner);
-            self.worker.mark_dirty(self);
-            return None;
-        }
-        // Invariant 11: news does not outrun its key. A line of MONITOR is none: it would make the link ask, and be told
-        // of that by the next line, for ever.
+        let raw = match inner.redirect {
+            // An invalidation, of the client's own tracking.
+            Some(redirect) if kind == FrameKind::Push && pub_sub_frame(&raw) == PubSubFrame::Other => {
+                redirect.shown(raw)
+            }
+            _ => raw,
+        };
+        // Invariant 11: news does not outrun its key. That goes for the invalidations of the client's own tracking, too,
+        // who may look by another connection. A line of MONITOR is none: it would make the link ask, and be told of that
+        // by the next line, for ever.
         let is_news = kind == FrameKind::Push || !inner.is_monitoring;
         let fence = if is_news { self.worker.news_fence(arrived) } else { None };
         inner.output.insert_message(raw, fence);

@@ -76,8 +76,10 @@ impl Inner {
 impl Session {
     /// A client that is not subscribed wants to be.
     pub(super) fn acquire_subscription(inner: &mut Inner, class: Class, args: Args<'_>) -> Next {
+        // A hub lets in all who share it: who has to authenticate would be one of those who had not to.
+        let may_share = inner.wants_auth() == Some(false) && !hears_invalidations(args);
         match Self::acquire(inner, class) {
-            Next::Await(_) if !hears_invalidations(args) => Next::Await(Transition::Subscribe),
+            Next::Await(_) if may_share => Next::Await(Transition::Subscribe),
             next => next,
         }
     }
@@ -161,8 +163,9 @@ impl Session {
             // It may have been renamed, and is not to be done to all who share.
             _ if is_restricted && command.is_unheard_of() => {
                 let raw = ticket::error(&unknown(args)).into();
-                let seq = inner.output.reserve(inner.mute);
-                hub.mark(Held::Reply { session: Rc::clone(self), seq, raw, fence: None });
+                let place = inner.place();
+                inner.expect(&place);
+                hub.mark(Held::Reply { session: Rc::clone(self), place, raw, fence: None });
                 return Next::Done;
             }
             _ if is_restricted => {
@@ -252,33 +255,21 @@ impl Session {
         }
     }
 
-    /// A reply came on another connection than the hub's. Gives it back if this client does not share one.
-    pub(super) fn hold_for_mark<'a>(
-        self: &Rc<Self>,
-        seq: u64,
-        raw: Raw<'a>,
-        fence: Option<Nanos>,
-    ) -> Option<Raw<'a>> {
-        let hub = self.inner.borrow().share.as_ref().map(|share| Rc::clone(&share.hub));
-        let Some(hub) = hub else { return Some(raw) };
-        hub.mark(Held::Reply { session: Rc::clone(self), seq, raw: raw.into_bytes(), fence });
-        None
-    }
-
     /// Waits until everything is told that was published before now.
     pub(super) async fn catch_up(&self) {
         let (told, mark) = oneshot::channel();
-        self.with_hub(|hub| hub.mark(Held::Told(told)));
-        // With the hub gone, there is nothing left to be told.
+        match self.hub() {
+            Some(hub) => hub.mark(Held::Told(told)),
+            // There is nothing left to be told.
+            None => drop(told),
+        }
         let _ = mark.await;
         self.inner.borrow_mut().verdict = Some(Verdict::CaughtUp);
     }
 
-    pub(super) fn with_hub(&self, act: impl FnOnce(&Rc<Hub>)) {
-        let hub = self.inner.borrow().share.as_ref().map(|share| Rc::clone(&share.hub));
-        if let Some(hub) = hub {
-            act(&hub);
-        }
+    /// What this client shares.
+    pub(super) fn hub(&self) -> Option<Rc<Hub>> {
+        self.inner.borrow().share.as_ref().map(|share| Rc::clone(&share.hub))
     }
 
     /// The hub has ended, and what this client heard there would be missed without a word.

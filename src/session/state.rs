@@ -3,7 +3,12 @@
 use std::collections::HashSet;
 
 use super::{local::Agreement, output::Seq, pause::PauseChange};
-use crate::{coherence::WriteKind, command::SubscribeKind, ids::Database, resp::reply};
+use crate::{
+    coherence::WriteKind,
+    command::{SubscribeKind, Users},
+    ids::Database,
+    resp::reply,
+};
 
 /// CLIENT REPLY.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,6 +52,8 @@ pub(super) struct Transaction {
     pub(super) pause: Option<PauseChange>,
     /// Whether a command is among them that nobody has heard of, and that may change the connection.
     pub(super) is_uncertain: bool,
+    /// The users that they may change.
+    pub(super) users: Users,
     /// Commands queued, as far as can be seen from here.
     pub(super) queued: usize,
     /// Whether the server has agreed to it. Until then nothing more is sent: were MULTI refused (by an ACL, for its
@@ -63,6 +70,7 @@ impl Transaction {
             effects: Vec::new(),
             pause: None,
             is_uncertain: false,
+            users: Users::None,
             queued: 0,
             is_open: false,
         }

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     clock::Nanos,
     coherence::{Acknowledge, Protocols, Token, VariantKey, WriteGuard},
-    command::{CommandId, MissingReply, SubscribeKind},
+    command::{CommandId, MissingReply, SubscribeKind, Users},
     ids::{Database, Generation},
     resp::{Raw, reply},
     upstream::{
@@ -70,8 +70,8 @@ pub(super) enum Work {
         guard: WriteGuard<Waiter>,
         /// The keys whose values it has read.
         sources: Vec<Box<[u8]>>,
-        /// Whether it is about users: the health check finds out what else it may have changed.
-        is_of_users: bool,
+        /// Whom it may change.
+        users: Users,
     },
     Exec {
         guard: WriteGuard<Waiter>,
@@ -198,16 +198,23 @@ impl Ticket {
     /// Delivers, unless the client has been answered already.
     pub(super) fn answer(&mut self, raw: Raw<'_>, fence: Option<Nanos>) {
         if !std::mem::replace(&mut self.answered, true) {
-            self.session.answered(&self.place, raw, fence);
+            let place = self.take_place();
+            self.session.answered(place, raw, fence);
         }
     }
 
     /// The reply is complete but must be looked at again once its arrival is certified.
     pub(super) fn defer(&mut self, parts: impl FnOnce(Place) -> Parts) {
         if !std::mem::replace(&mut self.answered, true) {
-            let place = std::mem::replace(&mut self.place, Place::new(0));
+            let place = self.take_place();
             self.session.deferred(parts(place));
         }
+    }
+
+    /// The place, with all that is counted until it is settled.
+    fn take_place(&mut self) -> Place {
+        let seq = self.place.seq;
+        std::mem::replace(&mut self.place, Place::new(seq))
     }
 
     fn acknowledge(&mut self, raw: Raw<'_>, acknowledge: Acknowledge) {
@@ -228,6 +235,14 @@ impl Ticket {
             }),
             Work::Mget(mget) => mget.give_up(&self.session),
             _ => Vec::new(),
+        }
+    }
+
+    /// The upstream has obeyed this read, which was sent in that generation. When a late reply comes, its client may be
+    /// somebody else by now.
+    pub(super) fn allow(&self, read: StringRead, generation: Generation) {
+        if !self.answered {
+            self.session.identity().allow(read, generation);
         }
     }
 
@@ -310,7 +325,7 @@ impl Completion for Ticket {
             }
             Work::Read(read) => {
                 if let Some(generation) = read.mget.filter(|_| !reply::is_error(&raw)) {
-                    self.session.identity().allow(StringRead::Mget, generation);
+                    self.allow(StringRead::Mget, generation);
                 }
                 match &read.variant {
                     Some(asked) if !reply::is_error(&raw) => {
@@ -330,10 +345,8 @@ impl Completion for Ticket {
                 self.fill(*fill, raw, arrived);
             }
             Work::Mget(mget) => return self.mget(mget, raw, arrived),
-            Work::Write { guard, sources, is_of_users } => {
-                if is_of_users {
-                    self.session.worker.shared.health.suspect("a client has used ACL");
-                }
+            Work::Write { guard, sources, users } => {
+                self.session.worker.changed(users);
                 self.observe(&sources, arrived);
                 let acknowledge = guard.complete(arrived);
                 self.acknowledge(raw, acknowledge);
@@ -356,6 +369,7 @@ impl Completion for Ticket {
                 {
                     self.session.worker.shared.pause.change(change, arrived);
                 }
+                self.session.worker.changed(transaction.users);
                 if transaction.is_uncertain && !reply::is_error(&raw) {
                     self.session.spent();
                 }
@@ -483,11 +497,11 @@ impl Completion for Ticket {
                 session.lost_read(&self.place, request);
             }
             Some(_) => {
-                session.answered(&self.place, error(&format!("nearhit: {loss}")).as_slice().into(), None);
+                session.answered(self.place, error(&format!("nearhit: {loss}")).as_slice().into(), None);
             }
             None => {
                 let text = format!("nearhit: {loss}; the command may or may not have been executed");
-                session.answered(&self.place, error(&text).as_slice().into(), None);
+                session.answered(self.place, error(&text).as_slice().into(), None);
             }
         }
     }
@@ -526,7 +540,7 @@ impl Ticket {
         let Fill { request, key, token, pttl, nature, get } = fill;
         let session = Rc::clone(&self.session);
         if let Some(generation) = get.filter(|_| !reply::is_error(&raw)) {
-            session.identity().allow(StringRead::Get, generation);
+            self.allow(StringRead::Get, generation);
         }
         let key = &request[key];
         if let Some(token) = token {

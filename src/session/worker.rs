@@ -29,7 +29,7 @@ use super::{
 use crate::{
     clock::{self, Nanos},
     coherence::Coherence,
-    command::Table,
+    command::{Table, Users},
     config::Config,
     ids::{ClientId, Database, ServerId, WorkerId},
     metrics::{Counters, Metrics},
@@ -87,7 +87,7 @@ pub enum Mail {
     Server(Arc<Table>, Option<usize>),
     /// A client is to be cut off. Whoever waits for that has the channel's other end, and hears when it is dropped.
     Kill(ClientId, mpsc::Sender<()>),
-    /// Whether clients have to authenticate has changed: those to come are not like those there are.
+    /// Whether clients have to authenticate may have changed: those to come are not like those there are.
     StrangersApart,
     /// A client is to have a connection of its own, since another's invalidations are redirected to it.
     Claim(ClientId),
@@ -359,6 +359,17 @@ impl Worker {
         }
     }
 
+    /// A command may have changed these users. Strangers to come are not to be taken for what those there are, and what
+    /// else is different the health check finds out.
+    pub(super) fn changed(&self, users: Users) {
+        if users == Users::Default {
+            (0..self.shared.mailboxes.len()).for_each(|one| self.post(WorkerId(one), Mail::StrangersApart));
+        }
+        if users != Users::None {
+            self.shared.health.suspect("a client has changed users");
+        }
+    }
+
     /// By when a command that is sent at `now` is to be answered: a pause puts that off.
     pub(super) fn due(&self, now: Nanos) -> Nanos {
         now.max(self.shared.pause.until()) + self.shared.config.upstream.command_timeout
@@ -463,7 +474,7 @@ impl Worker {
         self.exclusive.borrow_mut().retain(|(lane, session)| {
             let (Some(lane), Some(session)) = (lane.upgrade(), session.upgrade()) else { return false };
             lane.sweep(now, timeout);
-            if lane.greeting.server.is_another(server) && session.is_subscribed_on(&lane) {
+            if lane.greeting.server.is_another(server) && session.stays_on(&lane) {
                 // The upstream has moved: nothing is published where this one ends.
                 lane.close();
             }

@@ -158,6 +158,13 @@ pub struct Greeting {
     pub busy: Option<Bytes>,
 }
 
+impl Greeting {
+    /// Whether the server wants a password of whoever has this connection and has not authenticated.
+    pub fn wants_auth(&self) -> bool {
+        self.hello.starts_with(b"-NOAUTH")
+    }
+}
+
 /// A dialled, greeted connection.
 pub struct Connection {
     /// The socket, with nothing unread on it.

@@ -71,6 +71,8 @@ pub type Lost = Rc<dyn Fn(&Arc<Identity>)>;
 struct Slots<C: Completion> {
     lanes: Vec<Rc<Lane<C>>>,
     dialing: Option<Vec<Waker>>,
+    /// What is being dialled, if anything, may have been greeted before the others were [set aside](Lanes::set_aside).
+    is_outdated: bool,
     failure: Option<(DialError, Nanos)>,
     failures: u32,
 }
@@ -165,6 +167,7 @@ impl<C: Completion> Lanes<C> {
         let mut all = self.slots.borrow_mut();
         for (_, slots) in all.iter_mut().filter(|((id, ..), _)| *id == identity) {
             slots.lanes.clear();
+            slots.is_outdated = true;
         }
     }
 
@@ -222,7 +225,7 @@ impl<C: Completion> Lanes<C> {
     }
 
     fn dial(self: &Rc<Self>, slots: &mut Slots<C>, profile: Profile, waiting: Vec<Waker>) {
-        slots.dialing = Some(waiting);
+        (slots.dialing, slots.is_outdated) = (Some(waiting), false);
         let this = Rc::clone(self);
         spawn_local(async move {
             let key = profile.key();
@@ -242,7 +245,11 @@ impl<C: Completion> Lanes<C> {
                     // The server has just answered here, so what is still silent there is stuck, or dead.
                     let now = clock::now();
                     slots.lanes.iter().filter(|lane| lane.is_given_up(now)).for_each(|lane| lane.retire());
-                    slots.lanes.push(lane);
+                    if slots.is_outdated {
+                        lane.retire();
+                    } else {
+                        slots.lanes.push(lane);
+                    }
                 }
                 Err(error) => {
                     if let Some(reason) = error.no_connection() {
@@ -261,7 +268,7 @@ impl<C: Completion> Lanes<C> {
 
 impl<C: Completion> Slots<C> {
     fn new() -> Self {
-        Self { lanes: Vec::new(), dialing: None, failure: None, failures: 0 }
+        Self { lanes: Vec::new(), dialing: None, is_outdated: false, failure: None, failures: 0 }
     }
 
     fn may_dial(&self) -> bool {

@@ -140,12 +140,16 @@ impl Pool {
     /// process than `server` is not used again: the upstream has moved, though the old one may live on, and a client's
     /// transactions are to go where its other commands go (invariant 8).
     ///
+    /// `wants_auth` tells what the server said to the client that is to have it: whoever has not authenticated and has to
+    /// gets none that was left by one who did not have to, and was let in.
+    ///
     /// Cancel safe: a connection that was taken out and not handed over is discarded.
     pub async fn checkout(
         &self,
         profile: &Profile,
         name: &str,
         server: ServerId,
+        wants_auth: Option<bool>,
         patience: Patience,
     ) -> Result<(Connection, Exclusive), CheckoutError> {
         let wait = if patience == Patience::Waits { self.budget.wait } else { Duration::ZERO };
@@ -164,7 +168,7 @@ impl Pool {
                 *slot = Slot::empty();
             }
             let used = slot.agreed.is_some();
-            match self.take(&mut slot, profile, name).await {
+            match self.take(&mut slot, profile, name, wants_auth).await {
                 Ok(connection) => return Ok((connection, Exclusive { place: slot, _room: room })),
                 // A used connection may have died in the pool. Nothing of the client's has been sent on it, so
                 // the next one may serve; a fresh one that fails tells the truth.
@@ -179,14 +183,22 @@ impl Pool {
         self.places.state().connections
     }
 
-    async fn take(&self, slot: &mut Slot, profile: &Profile, name: &str) -> Result<Connection, DialError> {
+    async fn take(
+        &self,
+        slot: &mut Slot,
+        profile: &Profile,
+        name: &str,
+        wants_auth: Option<bool>,
+    ) -> Result<Connection, DialError> {
         let lost = |reason: String| DialError::Unreachable { address: self.dialer.address(), reason };
         let mut stream = match slot.socket.take() {
             Some(socket) => socket.wake().map_err(|error| lost(error.to_string()))?,
             None => self.dialer.open_bare().await?,
         };
         let greeting = match slot.agreed.take() {
-            Some((agreed, greeting)) if agreed == *profile => greeting,
+            Some((agreed, greeting)) if agreed == *profile && wants_auth == Some(greeting.wants_auth()) => {
+                greeting
+            }
             other => {
                 let fresh = if other.is_some() { Fresh::No } else { Fresh::Yes };
                 self.dialer.agree(&mut stream, profile, name, fresh).await?

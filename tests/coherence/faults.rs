@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::resp::{integer, shown};
 use crate::common::{Client, Redis, eventually, proxy};
-use crate::{Ask, House, LONG_LEASE, bulk, is_own_error, kill_named};
+use crate::{Ask, House, LONG_LEASE, bulk, is_own_error, kill_named, words};
 
 /// The contract says two seconds from when the server is back. A machine that is busy with other tests may take
 /// as long again.
@@ -348,4 +348,41 @@ fn without_tracking(house: &House) {
     house.heat(&mut reader, "GET k");
     outside.must("SET k elsewhere");
     eventually("the entry's time is up", || reader.ask("GET k") == bulk("elsewhere"));
+}
+
+/// It is behind another reply, so that nobody has read any of it when it is lost.
+#[test]
+fn a_large_read_that_is_lost_on_its_way_is_sent_again() {
+    // With a single worker there is a single lane to be lost.
+    let house = House::start_with(&[], |proxy| {
+        proxy.set("cache.max_staleness", LONG_LEASE).set("server.workers", "1")
+    });
+    house.proxy.wait_live();
+    let (mut client, mut outside) = (house.client(), house.outside());
+    let value = "x".repeat(4 << 20);
+    outside.expect(b"+OK\r\n", &["SET", "large", &value]);
+    for (command, read) in
+        [("get", "GET large"), ("getrange", "GETRANGE large 0 -1"), ("mget", "MGET large other")]
+    {
+        eventually("all is well", || client.ask("EVAL return(1) 0") == b":1\r\n");
+        house.proxy.wait_live();
+        house.relay.link().hold_down(true);
+        let fences = house.proxy.stat("fences");
+        client.send(&["EVAL", "return 1", "0"]);
+        eventually("it waits for its fence", || house.proxy.stat("fences") > fences);
+        house.relay.others().bytewise(true);
+        let calls = house.redis.calls(command);
+        client.send(&words(read));
+        eventually("it is carried out", || house.redis.calls(command) > calls);
+        // Time for the first of its bytes; there are many.
+        thread::sleep(Duration::from_millis(50));
+        house.relay.others().bytewise(false);
+        let lost = house.proxy.stat("lanes_lost");
+        house.relay.others().cut();
+        eventually("it is lost", || house.proxy.stat("lanes_lost") > lost);
+        house.relay.link().hold_down(false);
+        assert_eq!(client.recv(), b":1\r\n");
+        let reply = client.recv();
+        assert!(reply.len() > value.len(), "{read}: {}", shown(&reply));
+    }
 }

@@ -19,19 +19,26 @@ struct Channel {
     wait: Option<&'static str>,
     /// Said outside, right behind the SET.
     tell: &'static str,
+    /// A word of the news.
+    word: &'static str,
 }
 
-const MESSAGE: Channel = Channel { listen: "SUBSCRIBE {}", wait: None, tell: "PUBLISH {} news" };
-const PATTERN: Channel = Channel { listen: "PSUBSCRIBE {}*", wait: None, tell: "PUBLISH {} news" };
-const SHARD: Channel = Channel { listen: "SSUBSCRIBE {}", wait: None, tell: "SPUBLISH {} news" };
-const JOB: Channel = Channel { listen: "PING", wait: Some("BRPOP {}:jobs 0"), tell: "LPUSH {}:jobs news" };
+const NEWS: Channel = Channel { listen: "PING", wait: None, tell: "PING", word: "news" };
+
+const MESSAGE: Channel = Channel { listen: "SUBSCRIBE {}", tell: "PUBLISH {} news", ..NEWS };
+const PATTERN: Channel = Channel { listen: "PSUBSCRIBE {}*", tell: "PUBLISH {} news", ..NEWS };
+const SHARD: Channel = Channel { listen: "SSUBSCRIBE {}", tell: "SPUBLISH {} news", ..NEWS };
+const JOB: Channel = Channel { wait: Some("BRPOP {}:jobs 0"), tell: "LPUSH {}:jobs news", ..NEWS };
 const MOVED_JOB: Channel =
-    Channel { listen: "PING", wait: Some("BLMOVE {}:jobs {}:done RIGHT LEFT 0"), tell: "LPUSH {}:jobs news" };
+    Channel { wait: Some("BLMOVE {}:jobs {}:done RIGHT LEFT 0"), tell: "LPUSH {}:jobs news", ..NEWS };
 const EVENT: Channel = Channel {
-    listen: "PING",
     wait: Some("XREAD BLOCK 0 STREAMS {}:events {before}-1"),
     tell: "XADD {}:events {now}-1 field news",
+    ..NEWS
 };
+/// A client's own tracking, of keys that it may well read on another connection.
+const TRACKING: Channel =
+    Channel { listen: "CLIENT TRACKING ON BCAST PREFIX {}", word: "invalidate", ..NEWS };
 
 #[test]
 fn a_message_does_not_outrun_its_key() {
@@ -43,6 +50,12 @@ fn a_message_does_not_outrun_its_key() {
 fn a_job_does_not_outrun_its_key() {
     let house = House::start();
     house.is_not_outrun(&[JOB, MOVED_JOB, EVENT]);
+}
+
+#[test]
+fn an_invalidation_that_a_client_has_asked_for_does_not_outrun_its_key() {
+    let house = House::start();
+    house.is_not_outrun(&[TRACKING]);
 }
 
 impl House {
@@ -65,8 +78,8 @@ impl House {
     fn listen(&self, channel: Channel, number: u32) {
         let key = format!("key{number}");
         let (mut listener, mut reader, mut outside) = (self.client(), self.client(), self.outside());
-        // The other protocol has another shape of message.
-        if number % 4 >= 2 {
+        // The other protocol has another shape of message, and alone one of invalidations.
+        if number % 4 >= 2 || channel.word == TRACKING.word {
             listener.hello(3);
         }
         listener.must(&channel.listen.replace("{}", &key));
@@ -84,7 +97,7 @@ impl House {
             outside.must(&named("SET {} {now}"));
             outside.must(&named(channel.tell));
             let news = listener.recv();
-            assert!(memchr::memmem::find(&news, b"news").is_some(), "{}", shown(&news));
+            assert!(memchr::memmem::find(&news, channel.word.as_bytes()).is_some(), "{}", shown(&news));
             let reply = reader.ask(&named("GET {}"));
             assert_eq!(shown(&reply), shown(&bulk(&now)), "the key after {}", shown(&news));
         }

@@ -2,8 +2,8 @@
 
 use crate::access::{house_with_users, is_refused};
 use crate::common::resp::shown;
-use crate::common::{Client, Redis, eventually, proxy};
-use crate::{Ask, LONG_LEASE, bulk};
+use crate::common::{Client, Proxy, ProxyBuilder, Redis, eventually, proxy};
+use crate::{Ask, House, LONG_LEASE, bulk};
 
 /// Places of one address for attempts that have failed (`session/attempts.rs`).
 const FAILURES_MAX: usize = 20;
@@ -90,18 +90,27 @@ fn a_user_who_is_switched_off_or_gets_another_password_keeps_its_connections() {
     house.client_of("alice", "a").expect(&bulk("value"), &["GET", "alice:k"]);
 }
 
-/// Who came while no password was wanted stays, as with Redis; who comes later is shown nothing of what the former read.
-#[test]
-fn strangers_are_kept_out_once_a_password_is_wanted() {
-    let redis = Redis::start();
+/// Of which clients that do not authenticate are known not to be the user of the proxy itself.
+#[track_caller]
+fn proxy_with_a_keeper(redis: &Redis, configure: impl FnOnce(ProxyBuilder) -> ProxyBuilder) -> Proxy {
     redis.client().must("ACL SETUSER keeper on >k ~* &* +@all");
     let proxy = proxy()
         .set("upstream.url", &redis.url().replace("redis://", "redis://keeper:k@"))
         .set("cache.max_staleness", LONG_LEASE)
         .set("upstream.health_check_interval", "100ms")
-        .set("server.workers", "1")
-        .start();
+        .set("upstream.max_subscribed", "1")
+        .set("upstream.connect_timeout", "1s")
+        .set("server.workers", "1");
+    let proxy = configure(proxy).start();
     proxy.wait_live();
+    proxy
+}
+
+/// Who came while no password was wanted stays, as with Redis; who comes later is shown nothing of what the former read.
+#[test]
+fn strangers_are_kept_out_once_a_password_is_wanted() {
+    let redis = Redis::start();
+    let proxy = proxy_with_a_keeper(&redis, |proxy| proxy);
     let mut old = proxy.client();
     old.must("SET k value");
     for set in ["CONFIG SET requirepass secret", "ACL SETUSER default off"] {
@@ -127,6 +136,83 @@ fn strangers_are_kept_out_once_a_password_is_wanted() {
         outside.must("ACL SETUSER default on nopass");
         eventually("a newcomer is let in", || proxy.client().ask("PING") == b"+PONG\r\n");
         newcomer.expect(&bulk("value"), &["GET", "k"]);
+    }
+}
+
+/// A change that is made here counts from its acknowledgement, whichever way it is made.
+#[test]
+fn strangers_are_kept_out_from_when_the_password_is_acknowledged() {
+    let redis = Redis::start();
+    let proxy = proxy_with_a_keeper(&redis, |proxy| {
+        proxy.set("upstream.health_check_interval", "1h").set("server.workers", "2")
+    });
+    let mut keeper = proxy.client();
+    keeper.expect(b"+OK\r\n", &["AUTH", "keeper", "k"]);
+    let ways: [&[&str]; 4] = [
+        &["ACL SETUSER default off"],
+        &["CONFIG SET requirepass {}"],
+        &["MULTI", "ACL SETUSER default off", "EXEC"],
+        &["MULTI", "CONFIG SET requirepass {}", "EXEC"],
+    ];
+    for (round, way) in ways.into_iter().cycle().take(20).enumerate() {
+        eventually("newcomers are let in", || proxy.client().ask("SET k value") == b"+OK\r\n");
+        way.iter().for_each(|line| drop(keeper.must(&line.replace("{}", &format!("secret{round}")))));
+        for _ in 0..4 {
+            let reply = proxy.client().ask("GET k");
+            assert!(reply.starts_with(b"-NOAUTH"), "after {way:?}: {}", shown(&reply));
+        }
+        keeper.must("ACL SETUSER default on nopass");
+    }
+}
+
+/// What others leave behind in the pools, or share, was made while no password was wanted.
+#[test]
+fn strangers_get_no_connection_that_others_have_opened_without_a_password() {
+    let redis = Redis::start();
+    let proxy = proxy_with_a_keeper(&redis, |proxy| proxy);
+    let (mut old, mut sharer, mut occupant) = (proxy.client(), proxy.client(), proxy.client());
+    occupant.must("SUBSCRIBE a");
+    sharer.must("SUBSCRIBE a");
+    assert_eq!(proxy.stat("hub_clients"), 1);
+    for line in ["SET k value", "LPUSH list a b c", "MULTI", "EXEC", "BLPOP list 1", "GET k"] {
+        old.must(line);
+    }
+    redis.client().must("ACL SETUSER default off");
+    eventually("a newcomer is turned away", || proxy.client().ask("PING").starts_with(b"-NOAUTH"));
+    let scripts: [&[&str]; 4] =
+        [&["MULTI", "GET k", "EXEC"], &["WATCH k", "GET k"], &["BLPOP list 1"], &["SUBSCRIBE a"]];
+    for script in scripts.into_iter().cycle().take(12) {
+        let mut newcomer = proxy.client();
+        for line in script {
+            let reply = newcomer.ask(line);
+            assert!(reply.starts_with(b"-"), "{line}: {}", shown(&reply));
+        }
+    }
+}
+
+/// A reply that comes when its client has become somebody else tells nothing of that user's rights.
+#[test]
+fn a_late_reply_gives_nobody_elses_rights() {
+    let house = House::start_with(&[], |proxy| {
+        proxy.set("cache.max_staleness", LONG_LEASE).set("upstream.command_timeout", "200ms")
+    });
+    let mut outside = house.outside();
+    outside.must("ACL SETUSER one on >p ~* +@all");
+    outside.must("ACL SETUSER many on >p ~* +@all -get");
+    outside.must("SET k value");
+    house.proxy.wait_live();
+    let mut client = house.client_of("one", "p");
+    client.must("PING");
+    // Nobody else knows of the pause, so that the read stays behind the write.
+    outside.must("CLIENT PAUSE 100000 WRITE");
+    let late = client.ask_all(&["SET other value", "GET k"]);
+    assert!(late.iter().all(|reply| memchr::memmem::find(reply, b"command_timeout").is_some()));
+    client.expect(b"+OK\r\n", &["AUTH", "many", "p"]);
+    outside.must("CLIENT UNPAUSE");
+    eventually("the write is late", || house.redis.client().ask("GET other") == bulk("value"));
+    for _ in 0..10 {
+        house.heat(&mut client, "MGET k");
+        is_refused(&client.ask("GET k"));
     }
 }
 
