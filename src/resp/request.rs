@@ -21,6 +21,10 @@ const UNAUTHENTICATED_ARGUMENTS_MAX: usize = 10;
 const UNAUTHENTICATED_BULK_BYTES_MAX: usize = 16 * 1024;
 /// A span vector that a huge request left behind is given back when the next request begins.
 const SPANS_KEPT_MAX: usize = 1024;
+/// What [`RequestScanner::scan_short`] takes: requests below all other limits.
+const SHORT_ARGUMENTS_MAX: u8 = 9;
+const SHORT_ARGUMENT_BYTES_MAX: usize = 99;
+const SHORT_REQUEST_BYTES_MAX: usize = 1024;
 
 /// What one request may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,6 +155,8 @@ impl Line {
 #[derive(Debug)]
 pub struct RequestScanner {
     limits: Limits,
+    /// The limits are none for a short request.
+    takes_short: bool,
     spans: Vec<Span>,
     /// Where the next header begins, or the payload that is being waited for.
     position: usize,
@@ -171,6 +177,9 @@ impl RequestScanner {
         let request_bytes_max = limits.request_bytes_max.min(u32::MAX as usize);
         Self {
             limits: Limits { request_bytes_max, ..limits },
+            takes_short: request_bytes_max >= SHORT_REQUEST_BYTES_MAX
+                && limits.bulk_bytes_max >= SHORT_ARGUMENT_BYTES_MAX
+                && limits.arguments_max >= u32::from(SHORT_ARGUMENTS_MAX),
             spans: Vec::new(),
             position: 0,
             arguments_left: 0,
@@ -186,7 +195,47 @@ impl RequestScanner {
     ///
     /// `authenticated` is false where the server would answer NOAUTH, for it checks the two tighter limits as each
     /// header arrives. An error ends the connection: nothing behind it can be delimited.
+    #[inline]
     pub fn scan(&mut self, input: &[u8], authenticated: bool) -> Result<Scanned, RequestError> {
+        match self.scan_short(input) {
+            Some(len) => Ok(Scanned::Request { len }),
+            None => self.scan_any(input, authenticated),
+        }
+    }
+
+    /// The short way for what nearly all requests are: canonical, whole, and so short that no limit is near. Gives
+    /// the length, or leaves the request to [`RequestScanner::scan_any`].
+    #[inline]
+    fn scan_short(&mut self, input: &[u8]) -> Option<usize> {
+        let [b'*', count @ b'1'..=b'9', b'\r', b'\n', ..] = *input else { return None };
+        if self.arguments_left > 0 || !self.takes_short {
+            return None;
+        }
+        self.spans.clear();
+        let mut position = 4;
+        for _ in b'0'..count {
+            let [b'$', first, second, third, fourth] = *input.get(position..)?.first_chunk()? else {
+                return None;
+            };
+            let (start, len) = match (first.wrapping_sub(b'0'), second.wrapping_sub(b'0')) {
+                (len @ 0..=9, _) if [second, third] == *b"\r\n" => (position + 4, usize::from(len)),
+                (tens @ 1..=9, ones @ 0..=9) if [third, fourth] == *b"\r\n" => {
+                    (position + 5, usize::from(tens * 10 + ones))
+                }
+                _ => return None,
+            };
+            let end = start + len;
+            if *input.get(end..)?.first_chunk()? != *b"\r\n" {
+                return None;
+            }
+            self.spans.push(Span::new(start, len));
+            position = end + 2;
+        }
+        self.wanted = 0;
+        Some(position)
+    }
+
+    fn scan_any(&mut self, input: &[u8], authenticated: bool) -> Result<Scanned, RequestError> {
         self.wanted = 0;
         if self.arguments_left == 0 {
             match input.first() {

@@ -128,13 +128,13 @@ impl Session {
             let mut drawn = None;
             let look = || {
                 coherence.hit(&args[index], &variant, batch, |hit| {
-                    let certified = hit.arrived <= batch.certified() || Mutation::TornMget.is_on();
+                    let certified = hit.arrived() <= batch.certified() || Mutation::TornMget.is_on();
                     if !certified {
                         coherence.certifier().want(batch.now);
                     }
                     certified.then(|| {
                         drawn = self.worker.auditor.draw(&hit, inner.profile.protocol);
-                        Source::Memory(owned(hit.reply, inner.profile.protocol), hit.stamp)
+                        Source::Memory(owned(hit.reply, inner.profile.protocol), hit.stamp())
                     })
                 })
             };

@@ -11,13 +11,14 @@ use super::{
     inner::Repeat,
     output::Seq,
     send::NoLane,
+    state::ReplyMode,
     ticket::{self, AskedVariant, Fill, Nature, Place, PlainRead, Pttl, Ticket, Work},
     worker::{Outcome, Waiter, Worker},
 };
 use crate::{
     clock::{self, Nanos},
     coherence::{Batch, FillOutcome, Hit, Missed, Protocols, Read, Reply, Response, Token, VariantKey},
-    command::{Class, Command},
+    command::{Class, Command, Sameness},
     ids::Database,
     resp::{Args, OutputBuffer, Protocol, Raw, RequestScanner, Scanned, reply},
     upstream::{control::Question, lane::Lane},
@@ -39,11 +40,7 @@ impl Session {
         if inner.must_wait(std::iter::once_with(|| self.worker.hash(key))) {
             return Next::Hold;
         }
-        let is_read = inner.reads(|| self.worker.hash(key));
-        let eligible = inner.is_eligible() && !is_read;
-        if eligible && self.hit(inner, command, args, &variant, batch) {
-            return Next::Done;
-        }
+        let eligible = inner.is_eligible() && !inner.reads(|| self.worker.hash(key));
         let auditor = &self.worker.auditor;
         let coherence = &self.worker.shared.coherence;
         let seq = inner.output.next_seq();
@@ -61,7 +58,7 @@ impl Session {
             None
         } else if eligible {
             match coherence.miss(&missed, batch, |hit| copy(inner, &hit, auditor), || waiter) {
-                // Filled between the two looks.
+                // Filled between the two looks, or read with its reply muted.
                 Read::Hit(taken) => {
                     self.count_hit(inner, taken, command, args, &variant);
                     return Next::Done;
@@ -109,8 +106,7 @@ impl Session {
         batch: &Batch,
         args: Args<'_>,
     ) -> bool {
-        let variant = variant(inner, command, same, args);
-        inner.is_drained() && self.hit(inner, command, args, &variant, batch)
+        inner.is_drained() && self.look_up(inner, command, same, batch, args)
     }
 
     /// The client waits for another one's read of the same thing.
@@ -125,42 +121,84 @@ impl Session {
         inner.joined.insert(seq, (Box::from(request), key));
     }
 
-    /// Answers from memory: one shard lock, one copy, no await.
-    fn hit(
+    /// Answers a read on the allowlist from memory if that may be and can be: one shard lock, one copy, no await.
+    #[inline]
+    pub(super) fn hit(
         self: &Rc<Self>,
         inner: &mut Inner,
         command: &Command,
-        args: Args<'_>,
-        variant: &VariantKey<'_>,
+        sameness: Sameness,
         batch: &Batch,
+        args: Args<'_>,
     ) -> bool {
-        let Worker { shared, auditor, .. } = &*self.worker;
-        let taken = shared.coherence.hit(&args[1], variant, batch, |hit| copy(inner, &hit, auditor));
-        let Some(taken) = taken else { return false };
-        self.count_hit(inner, taken, command, args, variant);
-        true
+        let may_hit = !command.is_denied
+            && inner.is_eligible()
+            && inner.reply_mode == ReplyMode::On
+            && inner.doomed.is_none()
+            && !inner.must_wait(std::iter::once_with(|| self.worker.hash(&args[1])))
+            && !inner.reads(|| self.worker.hash(&args[1]));
+        if may_hit && self.look_up(inner, command, sameness.same(&args), batch, args) {
+            inner.last_command = command.id;
+            self.worker.counters.commands.add(1);
+            return true;
+        }
+        false
     }
 
+    #[inline]
+    fn look_up(
+        self: &Rc<Self>,
+        inner: &mut Inner,
+        command: &Command,
+        same: bool,
+        batch: &Batch,
+        args: Args<'_>,
+    ) -> bool {
+        let Worker { shared, auditor, .. } = &*self.worker;
+        let variant = variant(inner, command, same, args);
+        inner.mute = false;
+        let taken = shared.coherence.hit(&args[1], &variant, batch, |hit| copy(inner, &hit, auditor));
+        taken.is_some_and(|rest| {
+            self.count_hit(inner, rest, command, args, &variant);
+            true
+        })
+    }
+
+    #[inline]
     fn count_hit(
         self: &Rc<Self>,
         inner: &mut Inner,
-        taken: Taken,
+        rest: Option<Box<Rest>>,
         command: &Command,
         args: Args<'_>,
         variant: &VariantKey<'_>,
     ) {
-        if let Some(large) = taken.large {
-            inner.output.append_shared(large);
-        }
-        if taken.touch {
-            self.touch(variant.database, &args[1]);
-        }
-        if let Some(shown) = taken.shown {
-            let request = [format!("*{}\r\n", args.len()).as_bytes(), args.tail_from(0)].concat();
-            self.audit(&inner.profile, command, &args[1], variant, request, shown);
+        if let Some(rest) = rest {
+            self.finish_hit(inner, *rest, command, args, variant);
         }
         self.worker.counters.hits.add(1);
         self.worker.counters.upstream_commands_saved.add(1);
+    }
+
+    #[cold]
+    fn finish_hit(
+        self: &Rc<Self>,
+        inner: &mut Inner,
+        rest: Rest,
+        command: &Command,
+        args: Args<'_>,
+        variant: &VariantKey<'_>,
+    ) {
+        if let Some(large) = rest.large {
+            inner.output.append_shared(large);
+        }
+        if rest.touch {
+            self.touch(variant.database, &args[1]);
+        }
+        if let Some(shown) = rest.shown {
+            let request = [format!("*{}\r\n", args.len()).as_bytes(), args.tail_from(0)].concat();
+            self.audit(&inner.profile, command, &args[1], variant, request, shown);
+        }
     }
 
     /// A key that is hot here looks cold to a server that evicts by use.
@@ -320,8 +358,8 @@ fn protocols(protocol: Protocol, same: bool) -> Protocols {
     }
 }
 
-/// What is left to do of a hit once the shard's lock is gone.
-struct Taken {
+/// What is left to do of a hit once the shard's lock is gone; of most there is nothing.
+struct Rest {
     /// A reply too large to be copied under the lock.
     large: Option<Bytes>,
     touch: bool,
@@ -330,16 +368,21 @@ struct Taken {
 }
 
 /// Copies a hit's reply to the client's output, under the shard's lock.
-fn copy(inner: &mut Inner, hit: &Hit<'_>, auditor: &Auditor) -> Taken {
+#[inline]
+fn copy(inner: &mut Inner, hit: &Hit<'_>, auditor: &Auditor) -> Option<Box<Rest>> {
     let protocol = inner.profile.protocol;
+    let shown = auditor.draw(hit, protocol);
     let mut large = None;
     match hit.reply {
         _ if inner.mute => {}
         Reply::Nil => inner.output.append(|out| out.extend_from_slice(reply::nil(protocol))),
         Reply::Bytes(bytes) => inner.output.append(|out| out.extend_from_slice(bytes)),
-        Reply::Shared(bytes) => large = Some(Bytes::clone(bytes)),
+        Reply::Shared(bytes) => large = Some(bytes),
     }
-    Taken { large, touch: hit.touch, shown: auditor.draw(hit, protocol) }
+    if large.is_none() && !hit.touch && shown.is_none() {
+        return None;
+    }
+    Some(Box::new(Rest { large: large.cloned(), touch: hit.touch, shown }))
 }
 
 /// The key of a one-key command as it stands in the request, `$` header and line end included.
