@@ -475,7 +475,7 @@ impl Session {
                 let same = sameness.same(&args);
                 self.read_cached(inner, command, same, batch, args, request)
             }
-            Class::Mget => self.mget(inner, batch, args, request),
+            Class::Mget => self.mget(inner, command, batch, args, request),
             Class::Session(local) => self.local(inner, local, batch, args, request),
             Class::Refused => Self::refuse_class(inner, command),
             Class::Urgent => Self::ask_apart(inner, &request),
@@ -483,7 +483,7 @@ impl Session {
             _ if class.needs_exclusive() || command.blocks(&args) || command.is_unheard_of() => {
                 Self::acquire(inner, class)
             }
-            Class::Read | Class::ReadUndeclared => self.forward_read(inner, batch, args, request),
+            Class::Read | Class::ReadUndeclared => self.forward_read(inner, command, batch, args, request),
             _ if self.worker.shared.pause.singles_out(class, batch.now) => Self::acquire(inner, class),
             Class::Wait => self.wait(inner, batch, request),
             Class::Neutral | Class::Exec | Class::Discard | Class::Unwatch => {

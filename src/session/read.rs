@@ -1,6 +1,6 @@
 //! Reads: answered from memory, joined to another client's, or sent upstream with leave to fill.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -35,6 +35,14 @@ impl Session {
         args: Args<'_>,
         request: Raw<'_>,
     ) -> Next {
+        if !batch.is_leased() {
+            let next = self.forward_read(inner, command, batch, args, request);
+            if matches!(next, Next::Done) {
+                self.worker.counters.misses.add(1);
+                self.worker.counters.bypasses.add(1);
+            }
+            return next;
+        }
         let key = &args[1];
         let variant = variant(inner, command, same, args);
         if inner.must_wait(std::iter::once_with(|| self.worker.hash(key))) {
@@ -77,11 +85,11 @@ impl Session {
         self.worker.counters.misses.add(1);
         let Some(token) = token else {
             self.worker.counters.bypasses.add(1);
-            return self.forward_read(inner, batch, args, request);
+            return self.forward_read(inner, command, batch, args, request);
         };
         let fill = Fill {
             key: args.span(1),
-            request: Box::from(&request[..]),
+            request: self.worker.copy(&request),
             token: Some(token),
             pttl: None,
             nature: Nature { missing: command.missing_reply(&args), is_hash: command.reads_hash() },
@@ -213,19 +221,22 @@ impl Session {
     pub(super) fn forward_read(
         self: &Rc<Self>,
         inner: &mut Inner,
+        command: &Command,
         batch: &Batch,
         args: Args<'_>,
         request: Raw<'_>,
     ) -> Next {
-        let (read, reading) = self.plain_read(inner, batch, args, &request);
-        if inner.must_wait(reading.iter().copied()) || (read.undeclared && inner.waits > 0) {
+        let undeclared = command.class(&args) == Class::ReadUndeclared;
+        let reading = self.reading(command, args);
+        if inner.must_wait(reading.iter().copied()) || (undeclared && inner.waits > 0) {
             return Next::Hold;
         }
         let lane = match self.lane(inner) {
             Ok(lane) => lane,
             Err(reason) => return inner.no_lane(reason),
         };
-        let place = Place { reading, barrier: read.undeclared, ..inner.place() };
+        let read = self.plain_read(inner, command, batch, args, &request);
+        let place = Place { reading, barrier: undeclared, ..inner.place() };
         self.send(inner, batch, &lane, place, Work::Read(read), |out| out.push(request))
     }
 
@@ -239,41 +250,57 @@ impl Session {
             let text = ticket::error("nearhit: the read could not be sent again");
             return inner.output.complete(repeat.seq, Raw::Borrowed(&text), None);
         };
-        let (read, reading) = self.plain_read(inner, &batch, scanner.args(request), request);
+        let args = scanner.args(request);
+        let table = Arc::clone(&self.worker.table.borrow());
+        let command = table.lookup(&args[0], args.get(1));
+        let read = self.plain_read(inner, command, &batch, args, request);
+        let reading = self.reading(command, args);
         let place = Place { reading, barrier: read.undeclared, ..Place::new(repeat.seq) };
         let work = Work::Read(PlainRead { again: repeat.was_lost, ..read });
         self.send(inner, &batch, lane, place, work, |out| out.push(Raw::Borrowed(request)));
     }
 
-    /// What has to be known of a read when its reply comes, and the hashes of its keys.
+    /// The hashes of the keys of a read, which no hit may overtake.
+    fn reading(&self, command: &Command, args: Args<'_>) -> SmallVec<[u64; 1]> {
+        let mut hashes = SmallVec::new();
+        if self.worker.caches {
+            command.for_each_key(&args, |key, _| hashes.push(self.worker.hash(key)));
+        }
+        hashes
+    }
+
+    /// What has to be known of a read when its reply comes.
     fn plain_read(
         &self,
         inner: &Inner,
+        command: &Command,
         batch: &Batch,
         args: Args<'_>,
         request: &[u8],
-    ) -> (PlainRead, SmallVec<[u64; 1]>) {
-        let table = self.worker.table.borrow();
-        let command = table.lookup(&args[0], args.get(1));
+    ) -> PlainRead {
         let class = command.class(&args);
-        let variant = match class {
-            Class::Cached(sameness) => Some(AskedVariant {
-                protocols: protocols(inner.profile.protocol, sameness.same(&args)),
-                command: command.id,
-                tail: args.tail_from(2).into(),
-                database: inner.profile.database,
-                sent_at: batch.now,
-            }),
-            _ => None,
-        };
-        let (mut keys, mut hashes) = (SmallVec::new(), SmallVec::new());
-        command.for_each_key(&args, |key, _| {
-            hashes.push(self.worker.hash(key));
-            keys.push(key.into());
-        });
-        let undeclared = class == Class::ReadUndeclared;
-        let mget = (class == Class::Mget).then(|| self.worker.shared.coherence.generation());
-        (PlainRead { request: request.into(), keys, variant, undeclared, mget, again: false }, hashes)
+        let mut keys = SmallVec::new();
+        let mut variant = None;
+        if self.worker.caches {
+            command.for_each_key(&args, |key, _| keys.push(args.span_of(key)));
+            if let Class::Cached(sameness) = class {
+                variant = Some(AskedVariant {
+                    protocols: protocols(inner.profile.protocol, sameness.same(&args)),
+                    command: command.id,
+                    tail: args.span_of(args.tail_from(2)),
+                    database: inner.profile.database,
+                    sent_at: batch.now,
+                });
+            }
+        }
+        PlainRead {
+            request: self.worker.copy(request),
+            keys,
+            variant,
+            undeclared: class == Class::ReadUndeclared,
+            mget: (class == Class::Mget).then(|| self.worker.shared.coherence.generation()),
+            again: false,
+        }
     }
 }
 
