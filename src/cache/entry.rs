@@ -215,6 +215,12 @@ impl Entry {
         self.sent_at + Duration::from_millis(u64::from(self.ttl_ms))
     }
 
+    /// Whether `now` lies before the deadline: what every hit asks.
+    #[inline]
+    pub(super) fn is_fresh(&self, now: Nanos) -> bool {
+        now.0.saturating_sub(self.sent_at.0) < u64::from(self.ttl_ms) * 1_000_000
+    }
+
     /// When the reply had certainly arrived; never, if that took over a second.
     pub(super) fn arrived(&self) -> Nanos {
         match self.flight {

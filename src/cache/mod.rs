@@ -458,6 +458,7 @@ impl<W> Cache<W> {
     }
 
     /// What a hit does besides reading: notes the access, and claims the TOUCH if one is due.
+    #[inline]
     fn note<'a>(&self, view: &View<'a>, at: &Moment) -> Hit<'a> {
         view.entry.accessed(self.clocks.access.load(Relaxed));
         let interval = self.clocks.touch_interval.load(Relaxed);
@@ -466,7 +467,7 @@ impl<W> Cache<W> {
             let is_due = now.wrapping_sub(last) >= interval;
             is_due && view.touch.compare_exchange(last, now, Relaxed, Relaxed).is_ok()
         };
-        Hit { reply: view.reply, stamp: Stamp(view.entry.stamp), arrived: view.entry.arrived(), touch }
+        Hit { reply: view.reply, touch, entry: view.entry }
     }
 
     fn hash(&self, key: &[u8]) -> u64 {

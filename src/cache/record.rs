@@ -90,7 +90,7 @@ impl<W> Record<W> {
             Self::Single(_) => return None,
             Self::Slot(slot) => slot.view(variant, at, hasher)?,
         };
-        let is_valid = view.entry.generation() == at.generation && at.now < view.entry.deadline();
+        let is_valid = view.entry.generation() == at.generation && view.entry.is_fresh(at.now);
         is_valid.then_some(view)
     }
 

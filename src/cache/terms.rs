@@ -3,7 +3,7 @@
 #[cfg(doc)]
 use super::{Cache, VARIANTS_MAX};
 use super::{
-    entry::{Reply, VariantKey},
+    entry::{Entry, Reply, VariantKey},
     flight::Token,
 };
 use crate::{clock::Nanos, ids::Generation};
@@ -37,17 +37,25 @@ pub struct Moment {
 pub struct Stamp(pub(super) u32);
 
 /// A valid entry, seen under the shard's lock.
-#[derive(Debug)]
 pub struct Hit<'a> {
     /// The reply, to be copied.
     pub reply: Reply<'a>,
-    /// For [`Cache::still_valid`].
-    pub stamp: Stamp,
-    /// When the reply had arrived, rounded up: what it shows of outside writes may run ahead of the
-    /// invalidations of other keys until this is certified.
-    pub arrived: Nanos,
     /// The key is due for a TOUCH upstream, and this hit is the one to send it.
     pub touch: bool,
+    pub(super) entry: &'a Entry,
+}
+
+impl Hit<'_> {
+    /// For [`Cache::still_valid`].
+    pub fn stamp(&self) -> Stamp {
+        Stamp(self.entry.stamp)
+    }
+
+    /// When the reply had arrived, rounded up: what it shows of outside writes may run ahead of the invalidations of
+    /// other keys until this is certified.
+    pub fn arrived(&self) -> Nanos {
+        self.entry.arrived()
+    }
 }
 
 /// What becomes of a reader.

@@ -86,6 +86,11 @@ pub struct Response<'a> {
 }
 
 impl Batch {
+    /// Whether there may be hits at all.
+    pub fn is_leased(&self) -> bool {
+        self.leased
+    }
+
     /// The certified time as the batch sees it.
     pub fn certified(&self) -> Nanos {
         self.certified

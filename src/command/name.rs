@@ -11,9 +11,10 @@ const LEN_MAX: usize = 16;
 /// A name of 1 to 16 bytes, its letters in lower case. Equal if and only if the names are, but for their case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Name {
-    /// The first bytes, as many as a power of two can hold.
+    /// A short name whole, of a longer one the first bytes. Pieces may overlap: that is why the length belongs to
+    /// the name.
     head: u64,
-    /// The last bytes, which may overlap the first: that is why the length belongs to the name.
+    /// The last bytes of a name of eight bytes and more.
     tail: u64,
     len: u8,
 }
@@ -26,18 +27,16 @@ impl Name {
     #[inline]
     pub(super) fn pack(name: &[u8]) -> Option<Self> {
         let len = name.len();
+        let word = |bytes: &[u8; 4]| u64::from(u32::from_le_bytes(*bytes));
         let (head, tail) = match len {
+            1..=3 => (u64::from(name[0]) | u64::from(name[len / 2]) << 8 | u64::from(name[len - 1]) << 16, 0),
+            4..=7 => (word(name.first_chunk()?) | word(name.last_chunk()?) << 32, 0),
             8..=LEN_MAX => {
-                (u64::from_le_bytes(*name.first_chunk()?), u64::from_le_bytes(*name.last_chunk()?))
+                (u64::from_le_bytes(*name.first_chunk()?), lower(u64::from_le_bytes(*name.last_chunk()?)))
             }
-            4..=7 => (
-                u32::from_le_bytes(*name.first_chunk()?).into(),
-                u32::from_le_bytes(*name.last_chunk()?).into(),
-            ),
-            1..=3 => (u64::from(name[0]) | u64::from(name[len / 2]) << 8, u64::from(name[len - 1])),
             _ => return None,
         };
-        Some(Self { head: lower(head), tail: lower(tail), len: len as u8 })
+        Some(Self { head: lower(head), tail, len: len as u8 })
     }
 
     /// A number well spread in its lower bits. `salt` tells one container's subcommands from another's.

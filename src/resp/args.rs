@@ -55,6 +55,12 @@ impl<'a> Args<'a> {
         self.spans.get(index).map_or(0..0, |span| span.start as usize..span.end as usize)
     }
 
+    /// Where a part of the request, as another of these functions gave it, lies in the request.
+    pub fn span_of(self, part: &[u8]) -> Range<u32> {
+        let start = part.as_ptr().addr().wrapping_sub(self.request.as_ptr().addr()) as u32;
+        if part.is_empty() { 0..0 } else { start..start + part.len() as u32 }
+    }
+
     /// All of them in order.
     pub fn iter(self) -> impl ExactSizeIterator<Item = &'a [u8]> + DoubleEndedIterator + Clone {
         self.spans.iter().map(move |span| span.of(self.request).unwrap_or_default())

@@ -6,6 +6,7 @@
 //! [`reply`] looks into a raw reply, [`Value`] is a reply made here. Nothing in this room reads a socket or a clock.
 
 mod args;
+mod error;
 mod header;
 mod inline;
 mod output;
@@ -15,9 +16,10 @@ mod scan;
 mod value;
 
 pub use args::{Args, encode_request};
+pub use error::RequestError;
 pub use output::{OutputBuffer, Raw, SHARED_BYTES_MIN};
 pub use reply::Elements;
-pub use request::{Limits, RequestError, RequestScanner, Scanned};
+pub use request::{Limits, RequestScanner, Scanned};
 pub use scan::{Frame, FrameKind, ReplyScanner, ScanError};
 pub use value::Value;
 

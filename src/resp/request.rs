@@ -10,6 +10,7 @@ use memchr::memchr2;
 
 use super::{
     args::{self, Args, Span},
+    error::RequestError,
     header::{self, Header, work},
     inline,
 };
@@ -21,6 +22,10 @@ const UNAUTHENTICATED_ARGUMENTS_MAX: usize = 10;
 const UNAUTHENTICATED_BULK_BYTES_MAX: usize = 16 * 1024;
 /// A span vector that a huge request left behind is given back when the next request begins.
 const SPANS_KEPT_MAX: usize = 1024;
+/// What [`RequestScanner::scan_short`] takes: requests below all other limits.
+const SHORT_ARGUMENTS_MAX: u8 = 9;
+const SHORT_ARGUMENT_BYTES_MAX: usize = 99;
+const SHORT_REQUEST_BYTES_MAX: usize = 1024;
 
 /// What one request may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,67 +46,6 @@ impl Default for Limits {
             arguments_max: i32::MAX.unsigned_abs(),
         }
     }
-}
-
-/// Why a client is cut off; the client's fault, every one. Displayed it is what follows `-ERR ` in the reply, except
-/// that [`RequestError::encode`] alone is faithful to an unexpected byte that is not ASCII.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RequestError {
-    /// 64 KiB without the end of the array's header.
-    #[error("Protocol error: too big mbulk count string")]
-    CountLineTooLong,
-    /// The array's header is not a number, or a number over the limit.
-    #[error("Protocol error: invalid multibulk length")]
-    CountInvalid,
-    /// More than 10 arguments before AUTH.
-    #[error("Protocol error: unauthenticated multibulk length")]
-    CountUnauthenticated,
-    /// 64 KiB without the end of a bulk string's header.
-    #[error("Protocol error: too big bulk count string")]
-    BulkLineTooLong,
-    /// An element of the array is not a bulk string.
-    #[error("Protocol error: expected '$', got '{}'", printable(*.0))]
-    BulkExpected(u8),
-    /// A bulk string's header is not a number, or a number out of range.
-    #[error("Protocol error: invalid bulk length")]
-    BulkInvalid,
-    /// An argument of more than 16 KiB before AUTH.
-    #[error("Protocol error: unauthenticated bulk length")]
-    BulkUnauthenticated,
-    /// An inline command whose quotes do not close, or close in mid-word.
-    #[error("Protocol error: unbalanced quotes in request")]
-    QuotesUnbalanced,
-    /// 64 KiB without the end of an inline command.
-    #[error("Protocol error: too big inline request")]
-    InlineTooLong,
-    /// The request as a whole is over [`Limits::request_bytes_max`]. Redis hangs up on its counterpart
-    /// (`client-query-buffer-limit`) without a word; this says why.
-    #[error("Protocol error: request is larger than {bytes_max} bytes")]
-    RequestTooLarge {
-        /// The limit.
-        bytes_max: usize,
-    },
-}
-
-impl RequestError {
-    /// Appends the error reply, byte for byte as Redis writes it.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"-ERR ");
-        if let Self::BulkExpected(byte) = *self
-            && !byte.is_ascii()
-        {
-            out.extend_from_slice(b"Protocol error: expected '$', got '");
-            out.extend_from_slice(&[byte, b'\'']);
-        } else {
-            out.extend_from_slice(self.to_string().as_bytes());
-        }
-        out.extend_from_slice(b"\r\n");
-    }
-}
-
-/// Redis blanks line ends inside an error.
-fn printable(byte: u8) -> char {
-    if matches!(byte, b'\r' | b'\n') { ' ' } else { char::from(byte) }
 }
 
 /// What [`RequestScanner::scan`] found. `len` is what the caller takes from its buffer before it scans on.
@@ -151,6 +95,8 @@ impl Line {
 #[derive(Debug)]
 pub struct RequestScanner {
     limits: Limits,
+    /// The limits are none for a short request.
+    takes_short: bool,
     spans: Vec<Span>,
     /// Where the next header begins, or the payload that is being waited for.
     position: usize,
@@ -171,6 +117,9 @@ impl RequestScanner {
         let request_bytes_max = limits.request_bytes_max.min(u32::MAX as usize);
         Self {
             limits: Limits { request_bytes_max, ..limits },
+            takes_short: request_bytes_max >= SHORT_REQUEST_BYTES_MAX
+                && limits.bulk_bytes_max >= SHORT_ARGUMENT_BYTES_MAX
+                && limits.arguments_max >= u32::from(SHORT_ARGUMENTS_MAX),
             spans: Vec::new(),
             position: 0,
             arguments_left: 0,
@@ -186,7 +135,47 @@ impl RequestScanner {
     ///
     /// `authenticated` is false where the server would answer NOAUTH, for it checks the two tighter limits as each
     /// header arrives. An error ends the connection: nothing behind it can be delimited.
+    #[inline]
     pub fn scan(&mut self, input: &[u8], authenticated: bool) -> Result<Scanned, RequestError> {
+        match self.scan_short(input) {
+            Some(len) => Ok(Scanned::Request { len }),
+            None => self.scan_any(input, authenticated),
+        }
+    }
+
+    /// The short way for what nearly all requests are: canonical, whole, and so short that no limit is near. Gives
+    /// the length, or leaves the request to [`RequestScanner::scan_any`].
+    #[inline]
+    fn scan_short(&mut self, input: &[u8]) -> Option<usize> {
+        let [b'*', count @ b'1'..=b'9', b'\r', b'\n', ..] = *input else { return None };
+        if self.arguments_left > 0 || !self.takes_short || self.spans.capacity() > SPANS_KEPT_MAX {
+            return None;
+        }
+        self.spans.clear();
+        let mut position = 4;
+        for _ in b'0'..count {
+            let [b'$', first, second, third, fourth] = *input.get(position..)?.first_chunk()? else {
+                return None;
+            };
+            let (start, len) = match (first.wrapping_sub(b'0'), second.wrapping_sub(b'0')) {
+                (len @ 0..=9, _) if [second, third] == *b"\r\n" => (position + 4, usize::from(len)),
+                (tens @ 1..=9, ones @ 0..=9) if [third, fourth] == *b"\r\n" => {
+                    (position + 5, usize::from(tens * 10 + ones))
+                }
+                _ => return None,
+            };
+            let end = start + len;
+            if *input.get(end..)?.first_chunk()? != *b"\r\n" {
+                return None;
+            }
+            self.spans.push(Span::new(start, len));
+            position = end + 2;
+        }
+        self.wanted = 0;
+        Some(position)
+    }
+
+    fn scan_any(&mut self, input: &[u8], authenticated: bool) -> Result<Scanned, RequestError> {
         self.wanted = 0;
         if self.arguments_left == 0 {
             match input.first() {

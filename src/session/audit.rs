@@ -133,7 +133,7 @@ impl Auditor {
             return None;
         };
         let reply = owned(hit.reply, protocol);
-        Some(Box::new(Shown { _place: place, reply, stamp: hit.stamp, arrived: hit.arrived }))
+        Some(Box::new(Shown { _place: place, reply, stamp: hit.stamp(), arrived: hit.arrived() }))
     }
 
     /// Whether a violation is to stand in the log, beside those that were logged before.

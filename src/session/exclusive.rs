@@ -374,7 +374,7 @@ impl Session {
                 )
             }
             Class::Cached(_) | Class::Mget | Class::Read | Class::ReadUndeclared => {
-                self.forward_read(inner, batch, args, request)
+                self.forward_read(inner, command, batch, args, request)
             }
             Class::Neutral | Class::Urgent => self.forward_plain(inner, batch, request),
             _ if command.is_unheard_of() => {

@@ -5,6 +5,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use bytes::{Bytes, BytesMut};
+use foldhash::fast::RandomState;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
@@ -64,7 +65,7 @@ pub(super) struct Inner {
     /// The place of the last command sent that is not a read.
     pub(super) last_write: Option<Seq>,
     /// How many reads of each key (by hash) are in flight.
-    pub(super) reading: HashMap<u64, u32>,
+    pub(super) reading: HashMap<u64, u32, RandomState>,
     /// Reads that wait for another client's, so that they can be asked again.
     pub(super) joined: HashMap<Seq, (Box<[u8]>, u64)>,
     /// Reads that must be asked again.
@@ -124,7 +125,7 @@ impl Inner {
             waits: 0,
             barriers: 0,
             last_write: None,
-            reading: HashMap::new(),
+            reading: HashMap::default(),
             joined: HashMap::new(),
             again: VecDeque::new(),
             transaction: None,
@@ -245,7 +246,7 @@ impl Inner {
             }
         }
         if self.reading.is_empty() && self.reading.capacity() > PLACES_KEPT_MAX {
-            self.reading = HashMap::new();
+            self.reading = HashMap::default();
         }
     }
 

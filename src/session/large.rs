@@ -55,7 +55,7 @@ impl Ticket {
                 if let Some(generation) = read.mget {
                     self.allow(StringRead::Mget, generation);
                 }
-                self.observe(&read.keys, arrived);
+                self.observe(read.keys(), arrived);
                 self.fence = if read.undeclared { session.worker.fence(arrived) } else { None };
             }
             Work::Fill(mut fill) if fill.pttl.is_some() && announced > shared.config.cache.max_value_size => {

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     clock::{self, Nanos},
     coherence::{Batch, Missed, Protocols, Reply, Stamp, Token, VariantKey},
-    command::{CommandId, MissingReply},
+    command::{Command, CommandId, MissingReply},
     ids::{Database, Generation, IdentityId, ServerId},
     mutation::Mutation,
     resp::{Args, Protocol, Raw, encode_request, reply},
@@ -68,6 +68,7 @@ impl Session {
     pub(super) fn mget(
         self: &Rc<Self>,
         inner: &mut Inner,
+        command: &Command,
         batch: &Batch,
         args: Args<'_>,
         request: Raw<'_>,
@@ -79,7 +80,7 @@ impl Session {
             && args.len() - 1 <= KEYS_MAX
             && args.iter().skip(1).all(|key| !inner.reads(|| self.worker.hash(key)));
         if !eligible {
-            return self.forward_read(inner, batch, args, request);
+            return self.forward_read(inner, command, batch, args, request);
         }
         let mut mget = self.collect(inner, batch, args);
         mget.request = Box::from(&request[..]);
@@ -94,7 +95,7 @@ impl Session {
             return Next::Done;
         }
         if missing == 0 {
-            return self.forward_read(inner, batch, args, request);
+            return self.forward_read(inner, command, batch, args, request);
         }
         let lane = match self.lane(inner) {
             Ok(lane) => lane,
@@ -128,13 +129,13 @@ impl Session {
             let mut drawn = None;
             let look = || {
                 coherence.hit(&args[index], &variant, batch, |hit| {
-                    let certified = hit.arrived <= batch.certified() || Mutation::TornMget.is_on();
+                    let certified = hit.arrived() <= batch.certified() || Mutation::TornMget.is_on();
                     if !certified {
                         coherence.certifier().want(batch.now);
                     }
                     certified.then(|| {
                         drawn = self.worker.auditor.draw(&hit, inner.profile.protocol);
-                        Source::Memory(owned(hit.reply, inner.profile.protocol), hit.stamp)
+                        Source::Memory(owned(hit.reply, inner.profile.protocol), hit.stamp())
                     })
                 })
             };

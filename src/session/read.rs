@@ -1,6 +1,6 @@
 //! Reads: answered from memory, joined to another client's, or sent upstream with leave to fill.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -11,13 +11,14 @@ use super::{
     inner::Repeat,
     output::Seq,
     send::NoLane,
+    state::ReplyMode,
     ticket::{self, AskedVariant, Fill, Nature, Place, PlainRead, Pttl, Ticket, Work},
     worker::{Outcome, Waiter, Worker},
 };
 use crate::{
     clock::{self, Nanos},
     coherence::{Batch, FillOutcome, Hit, Missed, Protocols, Read, Reply, Response, Token, VariantKey},
-    command::{Class, Command},
+    command::{Class, Command, Sameness},
     ids::Database,
     resp::{Args, OutputBuffer, Protocol, Raw, RequestScanner, Scanned, reply},
     upstream::{control::Question, lane::Lane},
@@ -34,16 +35,20 @@ impl Session {
         args: Args<'_>,
         request: Raw<'_>,
     ) -> Next {
+        if !batch.is_leased() {
+            let next = self.forward_read(inner, command, batch, args, request);
+            if matches!(next, Next::Done) {
+                self.worker.counters.misses.add(1);
+                self.worker.counters.bypasses.add(1);
+            }
+            return next;
+        }
         let key = &args[1];
         let variant = variant(inner, command, same, args);
         if inner.must_wait(std::iter::once_with(|| self.worker.hash(key))) {
             return Next::Hold;
         }
-        let is_read = inner.reads(|| self.worker.hash(key));
-        let eligible = inner.is_eligible() && !is_read;
-        if eligible && self.hit(inner, command, args, &variant, batch) {
-            return Next::Done;
-        }
+        let eligible = inner.is_eligible() && !inner.reads(|| self.worker.hash(key));
         let auditor = &self.worker.auditor;
         let coherence = &self.worker.shared.coherence;
         let seq = inner.output.next_seq();
@@ -61,7 +66,7 @@ impl Session {
             None
         } else if eligible {
             match coherence.miss(&missed, batch, |hit| copy(inner, &hit, auditor), || waiter) {
-                // Filled between the two looks.
+                // Filled between the two looks, or read with its reply muted.
                 Read::Hit(taken) => {
                     self.count_hit(inner, taken, command, args, &variant);
                     return Next::Done;
@@ -80,11 +85,11 @@ impl Session {
         self.worker.counters.misses.add(1);
         let Some(token) = token else {
             self.worker.counters.bypasses.add(1);
-            return self.forward_read(inner, batch, args, request);
+            return self.forward_read(inner, command, batch, args, request);
         };
         let fill = Fill {
             key: args.span(1),
-            request: Box::from(&request[..]),
+            request: self.worker.copy(&request),
             token: Some(token),
             pttl: None,
             nature: Nature { missing: command.missing_reply(&args), is_hash: command.reads_hash() },
@@ -109,8 +114,7 @@ impl Session {
         batch: &Batch,
         args: Args<'_>,
     ) -> bool {
-        let variant = variant(inner, command, same, args);
-        inner.is_drained() && self.hit(inner, command, args, &variant, batch)
+        inner.is_drained() && self.look_up(inner, command, same, batch, args)
     }
 
     /// The client waits for another one's read of the same thing.
@@ -125,42 +129,84 @@ impl Session {
         inner.joined.insert(seq, (Box::from(request), key));
     }
 
-    /// Answers from memory: one shard lock, one copy, no await.
-    fn hit(
+    /// Answers a read on the allowlist from memory if that may be and can be: one shard lock, one copy, no await.
+    #[inline]
+    pub(super) fn hit(
         self: &Rc<Self>,
         inner: &mut Inner,
         command: &Command,
-        args: Args<'_>,
-        variant: &VariantKey<'_>,
+        sameness: Sameness,
         batch: &Batch,
+        args: Args<'_>,
     ) -> bool {
-        let Worker { shared, auditor, .. } = &*self.worker;
-        let taken = shared.coherence.hit(&args[1], variant, batch, |hit| copy(inner, &hit, auditor));
-        let Some(taken) = taken else { return false };
-        self.count_hit(inner, taken, command, args, variant);
-        true
+        let may_hit = !command.is_denied
+            && inner.is_eligible()
+            && inner.reply_mode == ReplyMode::On
+            && inner.doomed.is_none()
+            && !inner.must_wait(std::iter::once_with(|| self.worker.hash(&args[1])))
+            && !inner.reads(|| self.worker.hash(&args[1]));
+        if may_hit && self.look_up(inner, command, sameness.same(&args), batch, args) {
+            inner.last_command = command.id;
+            self.worker.counters.commands.add(1);
+            return true;
+        }
+        false
     }
 
+    #[inline]
+    fn look_up(
+        self: &Rc<Self>,
+        inner: &mut Inner,
+        command: &Command,
+        same: bool,
+        batch: &Batch,
+        args: Args<'_>,
+    ) -> bool {
+        let Worker { shared, auditor, .. } = &*self.worker;
+        let variant = variant(inner, command, same, args);
+        inner.mute = false;
+        let taken = shared.coherence.hit(&args[1], &variant, batch, |hit| copy(inner, &hit, auditor));
+        taken.is_some_and(|rest| {
+            self.count_hit(inner, rest, command, args, &variant);
+            true
+        })
+    }
+
+    #[inline]
     fn count_hit(
         self: &Rc<Self>,
         inner: &mut Inner,
-        taken: Taken,
+        rest: Option<Box<Rest>>,
         command: &Command,
         args: Args<'_>,
         variant: &VariantKey<'_>,
     ) {
-        if let Some(large) = taken.large {
-            inner.output.append_shared(large);
-        }
-        if taken.touch {
-            self.touch(variant.database, &args[1]);
-        }
-        if let Some(shown) = taken.shown {
-            let request = [format!("*{}\r\n", args.len()).as_bytes(), args.tail_from(0)].concat();
-            self.audit(&inner.profile, command, &args[1], variant, request, shown);
+        if let Some(rest) = rest {
+            self.finish_hit(inner, *rest, command, args, variant);
         }
         self.worker.counters.hits.add(1);
         self.worker.counters.upstream_commands_saved.add(1);
+    }
+
+    #[cold]
+    fn finish_hit(
+        self: &Rc<Self>,
+        inner: &mut Inner,
+        rest: Rest,
+        command: &Command,
+        args: Args<'_>,
+        variant: &VariantKey<'_>,
+    ) {
+        if let Some(large) = rest.large {
+            inner.output.append_shared(large);
+        }
+        if rest.touch {
+            self.touch(variant.database, &args[1]);
+        }
+        if let Some(shown) = rest.shown {
+            let request = [format!("*{}\r\n", args.len()).as_bytes(), args.tail_from(0)].concat();
+            self.audit(&inner.profile, command, &args[1], variant, request, shown);
+        }
     }
 
     /// A key that is hot here looks cold to a server that evicts by use.
@@ -175,19 +221,22 @@ impl Session {
     pub(super) fn forward_read(
         self: &Rc<Self>,
         inner: &mut Inner,
+        command: &Command,
         batch: &Batch,
         args: Args<'_>,
         request: Raw<'_>,
     ) -> Next {
-        let (read, reading) = self.plain_read(inner, batch, args, &request);
-        if inner.must_wait(reading.iter().copied()) || (read.undeclared && inner.waits > 0) {
+        let undeclared = command.class(&args) == Class::ReadUndeclared;
+        let reading = self.reading(command, args);
+        if inner.must_wait(reading.iter().copied()) || (undeclared && inner.waits > 0) {
             return Next::Hold;
         }
         let lane = match self.lane(inner) {
             Ok(lane) => lane,
             Err(reason) => return inner.no_lane(reason),
         };
-        let place = Place { reading, barrier: read.undeclared, ..inner.place() };
+        let read = self.plain_read(inner, command, batch, args, &request);
+        let place = Place { reading, barrier: undeclared, ..inner.place() };
         self.send(inner, batch, &lane, place, Work::Read(read), |out| out.push(request))
     }
 
@@ -201,41 +250,57 @@ impl Session {
             let text = ticket::error("nearhit: the read could not be sent again");
             return inner.output.complete(repeat.seq, Raw::Borrowed(&text), None);
         };
-        let (read, reading) = self.plain_read(inner, &batch, scanner.args(request), request);
+        let args = scanner.args(request);
+        let table = Arc::clone(&self.worker.table.borrow());
+        let command = table.lookup(&args[0], args.get(1));
+        let read = self.plain_read(inner, command, &batch, args, request);
+        let reading = self.reading(command, args);
         let place = Place { reading, barrier: read.undeclared, ..Place::new(repeat.seq) };
         let work = Work::Read(PlainRead { again: repeat.was_lost, ..read });
         self.send(inner, &batch, lane, place, work, |out| out.push(Raw::Borrowed(request)));
     }
 
-    /// What has to be known of a read when its reply comes, and the hashes of its keys.
+    /// The hashes of the keys of a read, which no hit may overtake.
+    fn reading(&self, command: &Command, args: Args<'_>) -> SmallVec<[u64; 1]> {
+        let mut hashes = SmallVec::new();
+        if self.worker.caches {
+            command.for_each_key(&args, |key, _| hashes.push(self.worker.hash(key)));
+        }
+        hashes
+    }
+
+    /// What has to be known of a read when its reply comes.
     fn plain_read(
         &self,
         inner: &Inner,
+        command: &Command,
         batch: &Batch,
         args: Args<'_>,
         request: &[u8],
-    ) -> (PlainRead, SmallVec<[u64; 1]>) {
-        let table = self.worker.table.borrow();
-        let command = table.lookup(&args[0], args.get(1));
+    ) -> PlainRead {
         let class = command.class(&args);
-        let variant = match class {
-            Class::Cached(sameness) => Some(AskedVariant {
-                protocols: protocols(inner.profile.protocol, sameness.same(&args)),
-                command: command.id,
-                tail: args.tail_from(2).into(),
-                database: inner.profile.database,
-                sent_at: batch.now,
-            }),
-            _ => None,
-        };
-        let (mut keys, mut hashes) = (SmallVec::new(), SmallVec::new());
-        command.for_each_key(&args, |key, _| {
-            hashes.push(self.worker.hash(key));
-            keys.push(key.into());
-        });
-        let undeclared = class == Class::ReadUndeclared;
-        let mget = (class == Class::Mget).then(|| self.worker.shared.coherence.generation());
-        (PlainRead { request: request.into(), keys, variant, undeclared, mget, again: false }, hashes)
+        let mut keys = SmallVec::new();
+        let mut variant = None;
+        if self.worker.caches {
+            command.for_each_key(&args, |key, _| keys.push(args.span_of(key)));
+            if let Class::Cached(sameness) = class {
+                variant = Some(AskedVariant {
+                    protocols: protocols(inner.profile.protocol, sameness.same(&args)),
+                    command: command.id,
+                    tail: args.span_of(args.tail_from(2)),
+                    database: inner.profile.database,
+                    sent_at: batch.now,
+                });
+            }
+        }
+        PlainRead {
+            request: self.worker.copy(request),
+            keys,
+            variant,
+            undeclared: class == Class::ReadUndeclared,
+            mget: (class == Class::Mget).then(|| self.worker.shared.coherence.generation()),
+            again: false,
+        }
     }
 }
 
@@ -320,8 +385,8 @@ fn protocols(protocol: Protocol, same: bool) -> Protocols {
     }
 }
 
-/// What is left to do of a hit once the shard's lock is gone.
-struct Taken {
+/// What is left to do of a hit once the shard's lock is gone; of most there is nothing.
+struct Rest {
     /// A reply too large to be copied under the lock.
     large: Option<Bytes>,
     touch: bool,
@@ -330,16 +395,21 @@ struct Taken {
 }
 
 /// Copies a hit's reply to the client's output, under the shard's lock.
-fn copy(inner: &mut Inner, hit: &Hit<'_>, auditor: &Auditor) -> Taken {
+#[inline]
+fn copy(inner: &mut Inner, hit: &Hit<'_>, auditor: &Auditor) -> Option<Box<Rest>> {
     let protocol = inner.profile.protocol;
+    let shown = auditor.draw(hit, protocol);
     let mut large = None;
     match hit.reply {
         _ if inner.mute => {}
         Reply::Nil => inner.output.append(|out| out.extend_from_slice(reply::nil(protocol))),
         Reply::Bytes(bytes) => inner.output.append(|out| out.extend_from_slice(bytes)),
-        Reply::Shared(bytes) => large = Some(Bytes::clone(bytes)),
+        Reply::Shared(bytes) => large = Some(bytes),
     }
-    Taken { large, touch: hit.touch, shown: auditor.draw(hit, protocol) }
+    if large.is_none() && !hit.touch && shown.is_none() {
+        return None;
+    }
+    Some(Box::new(Rest { large: large.cloned(), touch: hit.touch, shown }))
 }
 
 /// The key of a one-key command as it stands in the request, `$` header and line end included.

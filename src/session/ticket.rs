@@ -4,7 +4,7 @@
 //! be told before the reply may be seen. It does the second before the first, always, and it does it when
 //! the client has gone, too: what was sent is finished.
 
-use std::rc::Rc;
+use std::{ops::Range, rc::Rc};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -130,8 +130,10 @@ pub(super) enum Work {
 
 /// A read that fills nothing.
 pub(super) struct PlainRead {
-    pub(super) request: Box<[u8]>,
-    pub(super) keys: SmallVec<[Box<[u8]>; 1]>,
+    /// One of the worker's buffers.
+    pub(super) request: Vec<u8>,
+    /// Where the keys lie in it; none where nothing is cached.
+    pub(super) keys: SmallVec<[Range<u32>; 1]>,
     /// What was asked, if it is something that may be cached.
     pub(super) variant: Option<AskedVariant>,
     /// Whether it may have read more than it declares.
@@ -146,15 +148,27 @@ pub(super) struct PlainRead {
 pub(super) struct AskedVariant {
     pub(super) protocols: Protocols,
     pub(super) command: CommandId,
-    pub(super) tail: Box<[u8]>,
+    /// Where the arguments behind the key lie in the request.
+    pub(super) tail: Range<u32>,
     pub(super) database: Database,
     pub(super) sent_at: Nanos,
 }
 
+impl PlainRead {
+    pub(super) fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        self.keys.iter().map(|key| part(&self.request, key))
+    }
+}
+
+fn part<'a>(request: &'a [u8], range: &Range<u32>) -> &'a [u8] {
+    &request[range.start as usize..range.end as usize]
+}
+
 /// A read that may fill the cache; PTTL goes ahead of it.
 pub(super) struct Fill {
-    pub(super) request: Box<[u8]>,
-    pub(super) key: std::ops::Range<usize>,
+    /// One of the worker's buffers.
+    pub(super) request: Vec<u8>,
+    pub(super) key: Range<usize>,
     pub(super) token: Option<Token<Waiter>>,
     pub(super) pttl: Option<Pttl>,
     pub(super) nature: Nature,
@@ -253,21 +267,21 @@ impl Ticket {
         }
     }
 
-    pub(super) fn observe<'k>(&self, keys: impl IntoIterator<Item = &'k Box<[u8]>>, arrived: Nanos) {
+    pub(super) fn observe(&self, keys: impl IntoIterator<Item: AsRef<[u8]>>, arrived: Nanos) {
         for key in keys {
-            self.session.worker.shared.coherence.observe(key, arrived);
+            self.session.worker.shared.coherence.observe(key.as_ref(), arrived);
         }
     }
 
-    fn observe_variant(&self, keys: &[Box<[u8]>], asked: &AskedVariant, raw: &Raw<'_>, arrived: Nanos) {
+    fn observe_variant(&self, read: &PlainRead, asked: &AskedVariant, raw: &Raw<'_>, arrived: Nanos) {
         let variant = VariantKey {
             identity: self.session.identity().id,
             database: asked.database,
             protocols: asked.protocols,
             command: asked.command.0,
-            tail: &asked.tail,
+            tail: part(&read.request, &asked.tail),
         };
-        for key in keys {
+        for key in read.keys() {
             self.session.worker.shared.coherence.observe_read(key, variant, raw, asked.sent_at, arrived);
         }
     }
@@ -329,11 +343,12 @@ impl Completion for Ticket {
                 }
                 match &read.variant {
                     Some(asked) if !reply::is_error(&raw) => {
-                        self.observe_variant(&read.keys, asked, &raw, arrived);
+                        self.observe_variant(&read, asked, &raw, arrived);
                     }
-                    _ => self.observe(&read.keys, arrived),
+                    _ => self.observe(read.keys(), arrived),
                 }
                 let fence = if read.undeclared { self.session.worker.fence(arrived) } else { None };
+                self.session.worker.reuse(read.request);
                 self.answer(raw, fence);
             }
             Work::Fill(mut fill) => {
@@ -485,7 +500,7 @@ impl Completion for Ticket {
                 session.not_agreed();
                 None
             }
-            Work::Mget(mget) => Some(mget.abandon(&session)),
+            Work::Mget(mget) => Some(mget.abandon(&session).into_vec()),
             // Dropping the rest ends its guards: the keys are dropped once more and unblocked.
             _ => None,
         };
@@ -494,7 +509,7 @@ impl Completion for Ticket {
         }
         match request {
             Some(request) if !is_second_loss && session.may_ask_again(self.place.seq) => {
-                session.lost_read(&self.place, request);
+                session.lost_read(&self.place, request.into_boxed_slice());
             }
             Some(_) => {
                 session.answered(self.place, error(&format!("nearhit: {loss}")).as_slice().into(), None);
@@ -548,6 +563,7 @@ impl Ticket {
         } else {
             session.worker.shared.coherence.observe(key, arrived);
         }
+        session.worker.reuse(request);
         self.answer(raw, None);
     }
 }

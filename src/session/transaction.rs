@@ -41,7 +41,7 @@ impl Session {
         args: Args<'_>,
         request: Raw<'_>,
     ) -> Next {
-        if self.is_denied(command) {
+        if command.is_denied {
             return self.spoil(inner, batch, &args[0], &denial(command));
         }
         let mut request = request;

@@ -30,7 +30,7 @@ use crate::{
     clock::{self, Nanos},
     coherence::Coherence,
     command::{Table, Users},
-    config::Config,
+    config::{CacheMode, Config},
     ids::{ClientId, Database, ServerId, WorkerId},
     metrics::{Counters, Metrics},
     mutation::Mutation,
@@ -53,6 +53,10 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// One read from a client's socket takes this much at most.
 const SCRATCH_BYTES: usize = 64 * 1024;
+
+/// How many buffers for requests in flight are kept, and how large a one at most: 2 MiB a worker.
+const BUFFERS_MAX: usize = 4096;
+const BUFFER_BYTES_MAX: usize = 512;
 
 /// How often a user is looked for whom the upstream neither knows nor disowns.
 const EXAMINATIONS_MAX: u32 = 10;
@@ -151,6 +155,10 @@ pub struct Worker {
     sessions: RefCell<HashMap<ClientId, Rc<Session>>>,
     /// Sessions that have bytes to write since the last batch.
     dirty: Rc<RefCell<Vec<Rc<Session>>>>,
+    /// Whether there can ever be a hit.
+    pub(super) caches: bool,
+    /// See [`Worker::copy`].
+    buffers: RefCell<Vec<Vec<u8>>>,
     /// Sessions whose first reply waits for a certification.
     parked: RefCell<Vec<Rc<Session>>>,
     /// Exclusive connections with their clients, for their timeouts.
@@ -211,6 +219,8 @@ impl Worker {
             }),
             sessions: RefCell::default(),
             dirty,
+            caches: shared.config.cache.mode != CacheMode::Off,
+            buffers: RefCell::default(),
             parked: RefCell::default(),
             exclusive: RefCell::default(),
             hubs: Hubs::default(),
@@ -316,6 +326,23 @@ impl Worker {
     pub(super) fn news_fence(&self, arrived: Nanos) -> Option<Nanos> {
         let is_ordered = self.shared.config.coherence.order_messages && !Mutation::MessageBeforePush.is_on();
         is_ordered.then(|| self.fence(arrived)).flatten()
+    }
+
+    /// A copy of a request, in a buffer that may have been used before: those in flight are many and short-lived, which
+    /// is what an allocator is slowest at.
+    pub(super) fn copy(&self, request: &[u8]) -> Vec<u8> {
+        let mut buffer = self.buffers.borrow_mut().pop().unwrap_or_default();
+        buffer.extend_from_slice(request);
+        buffer
+    }
+
+    /// Takes back what [`Worker::copy`] gave.
+    pub(super) fn reuse(&self, mut buffer: Vec<u8>) {
+        let mut buffers = self.buffers.borrow_mut();
+        if buffer.capacity() <= BUFFER_BYTES_MAX && buffers.len() < BUFFERS_MAX {
+            buffer.clear();
+            buffers.push(buffer);
+        }
     }
 
     /// Has the session's output looked at when the batch ends.

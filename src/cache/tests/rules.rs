@@ -193,7 +193,7 @@ fn a_hit_says_by_when_its_reply_had_arrived() {
         cache.fill(K, token, Reply::Bytes(A), deadline, arrived, &at(13)).outcome,
         FillOutcome::Stored
     );
-    assert_eq!(cache.hit(K, &one, &at(14), |hit| hit.arrived), Some(arrived));
+    assert_eq!(cache.hit(K, &one, &at(14), |hit| hit.arrived()), Some(arrived));
 }
 
 #[test]
@@ -335,7 +335,7 @@ fn names_that_do_not_fit_bypass() {
 #[test]
 fn a_stamp_is_good_until_the_entry_goes() {
     let (cache, (one, two)) = (unbounded(), pair());
-    let stamp = |variant, at: &Moment| cache.hit(K, variant, at, |hit| hit.stamp).unwrap();
+    let stamp = |variant, at: &Moment| cache.hit(K, variant, at, |hit| hit.stamp()).unwrap();
     cache.store(K, &one, A, &at(1));
     let first = stamp(&one, &at(1));
     assert!(cache.still_valid(K, &one, first, &at(2)));
@@ -471,7 +471,7 @@ fn a_late_reply_makes_a_lone_entry_wait_unless_it_is_equal_or_older() {
 fn a_lone_entry_that_waits_is_freed_by_an_equal_reply_sent_later() {
     let (cache, (one, _)) = (unbounded(), pair());
     cache.store(K, &one, A, &at(10));
-    let stamp = cache.hit(K, &one, &at(10), |hit| hit.stamp).unwrap();
+    let stamp = cache.hit(K, &one, &at(10), |hit| hit.stamp()).unwrap();
     assert!(cache.observe(K, None, ms(20), &at(20)), "EXEC has read the key");
     assert_eq!(cache.shown(K, &one, &at(21)), None);
     let again = |sent_at| Observed { variant: one, reply: Reply::Bytes(A), sent_at: ms(sent_at) };
