@@ -294,7 +294,8 @@ impl Dialer {
         })
     }
 
-    fn unreachable(&self, error: &io::Error) -> DialError {
+    /// What an error of a socket comes to.
+    pub fn unreachable(&self, error: &io::Error) -> DialError {
         let (address, reason) = (self.address(), error.to_string());
         // A refusal of our certificate comes with the first answer, not with the handshake.
         if error.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<rustls::Error>) {
