@@ -226,6 +226,25 @@ fn a_huge_reply_to_a_slow_reader_is_held_in_part() {
     house.recovers();
 }
 
+/// It is put together of parts, and has to be whole for that.
+#[test]
+fn a_huge_mget_is_held_once() {
+    const VALUES: usize = 8;
+    let mut house = House::start(|proxy| proxy);
+    let value = vec![b'x'; HUGE_BYTES / VALUES];
+    let keys: Vec<String> = (0..VALUES).map(|number| format!("key {number}")).collect();
+    for key in &keys {
+        house.redis.client().expect(b"+OK\r\n", &[b"SET", key.as_bytes(), &value]);
+    }
+    let mut client = house.proxy.client();
+    client.set_timeout(LARGE_TIMEOUT);
+    let mget: Vec<&str> = std::iter::once("MGET").chain(keys.iter().map(String::as_str)).collect();
+    assert!(client.cmd(&mget).len() > HUGE_BYTES);
+    house.peaked_below((HUGE_BYTES / MIB) as u64);
+    drop(client);
+    house.recovers();
+}
+
 /// Whoever has something in flight behind the reply cannot leave: the reader is cut off for it.
 #[test]
 fn a_slow_reader_is_cut_off_if_others_wait_behind_its_reply() {
