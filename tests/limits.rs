@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::resp::{encode, shown};
-use common::{Client, Intercept, Proxy, ProxyBuilder, Redis, eventually, proxy, raise_open_files};
+use common::{Client, Intercept, Proxy, ProxyBuilder, Redis, Relay, eventually, proxy, raise_open_files};
 
 const MIB: usize = 1024 * 1024;
 /// How much more memory than at rest the proxy may keep once an excess is over: what allocators hold back.
@@ -411,6 +411,44 @@ fn a_client_that_never_reads_its_misses_is_cut_off() {
     drop(silent);
     house.recovers();
     house.peaked_below(8);
+}
+
+/// What others have read for it gathers behind the reply that it does not read.
+#[test]
+fn a_client_that_reads_nothing_of_a_large_reply_is_cut_off_for_what_is_behind() {
+    const READS: usize = 8;
+    let redis = Redis::start();
+    let relay = Relay::to(redis.addr());
+    let builder = patient().upstream_addr(relay.addr());
+    let proxy = builder.set("server.workers", "1").set("server.output_limit", "4MiB").start();
+    let mut house = House::around(redis, proxy);
+    let keys: Vec<String> = (0..READS).map(|number| format!("key {number}")).collect();
+    for key in &keys {
+        house.bystander.expect(b"+OK\r\n", &["SET", key, &"x".repeat(900_000)]);
+    }
+    house.redis.client().cmd(&["SETRANGE", "huge", "40000000", "x"]);
+    house.proxy.settle();
+    // On lanes of another protocol, where nobody waits for who does not read.
+    let mut others: Vec<Client> = keys.iter().map(|_| house.proxy.client()).collect();
+    others.iter_mut().for_each(|other| drop(other.hello(3)));
+    let mut silent = house.proxy.client();
+    silent.expect(b"$-1\r\n", &["GET", "nothing"]);
+    relay.others().hold_down(true);
+    let (misses, joins) = (house.proxy.stat("misses"), house.proxy.stat("joins"));
+    for (other, key) in others.iter_mut().zip(&keys) {
+        other.send(&["GET", key]);
+    }
+    eventually("they are asked for", || house.proxy.stat("misses") == misses + READS as u64);
+    silent.send(&["GET", "huge"]);
+    keys.iter().for_each(|key| silent.send(&["GET", key]));
+    eventually("it waits for the others'", || house.proxy.stat("joins") == joins + READS as u64);
+    relay.others().hold_down(false);
+    for other in &mut others {
+        assert_eq!(other.recv().len(), 900_011);
+    }
+    eventually("it is cut off", || house.proxy.stat("output_limit_disconnections") == 1);
+    drop((silent, others));
+    house.recovers();
 }
 
 /// However small each message is.

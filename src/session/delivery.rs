@@ -123,13 +123,13 @@ impl Session {
         inner.is_write_blocked = !inner.output.ready().is_empty();
         inner.output.ready().give_back(&mut self.worker.spare.borrow_mut());
         let limit = self.worker.shared.config.server.output_limit;
-        let is_passing = inner.output.is_passing();
-        if !is_passing && inner.output.undelivered() - inner.output.ready().front_len() > limit {
+        if inner.output.gathered() > limit && self.ending.get() != Ending::Now {
             self.worker.counters.output_limit_disconnections.add(1);
             tracing::warn!(client = self.info.id.0, peer = %self.info.peer, "cut off: server.output_limit");
             self.end(Ending::Now);
         }
         let change = Change { is_blocked_anew: inner.is_write_blocked && !was_blocked, has_moved };
+        let is_passing = inner.output.is_passing();
         drop(inner);
         if is_passing && has_moved {
             self.resume();
