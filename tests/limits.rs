@@ -554,6 +554,24 @@ fn one_client_too_many_is_told_so() {
     house.recovers();
 }
 
+/// Who has vanished without a word (a machine that lost its power) is found out by the kernel, if it is told to look.
+#[test]
+fn the_kernel_asks_silent_clients_whether_they_are_there() {
+    /// What the kernel writes in front of the time that is left.
+    const KEEPALIVE_TIMER: &str = "02:";
+    let house = House::start(|proxy| proxy);
+    let ours = house.bystander.writer().local_addr().expect("it has one");
+    let port = |address: std::net::SocketAddr| format!(":{:04X}", address.port());
+    let (local, remote) = (port(house.proxy.addr()), port(ours));
+    // Another timer runs while something is on its way.
+    eventually("it is asked now and then", || {
+        let sockets = std::fs::read_to_string("/proc/net/tcp").expect("a Linux machine");
+        let mut sockets = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let socket = sockets.find(|fields| fields[1].ends_with(&local) && fields[2].ends_with(&remote));
+        socket.expect("the proxy's end of it")[5].starts_with(KEEPALIVE_TIMER)
+    });
+}
+
 #[test]
 fn a_request_over_max_request_is_refused() {
     let mut house = House::start(|proxy| proxy.set("server.max_request", "1MiB"));
