@@ -1,6 +1,10 @@
 //! Delivery: what comes back, in which order it goes out, and what is asked again.
 
-use std::{io, rc::Rc, sync::Arc};
+use std::{
+    io,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+};
 
 use super::{
     Ending, Flow, Inner, Session,
@@ -11,7 +15,7 @@ use super::{
     ticket::Place,
 };
 use crate::{
-    clock::Nanos,
+    clock::{self, Nanos},
     resp::{Protocol, Raw},
     upstream::{connection::Profile, identity::Identity, lane::write_some},
 };
@@ -105,10 +109,15 @@ impl Session {
         let before = inner.output.queued();
         self.advance(&mut inner);
         let mut has_moved = before != inner.output.queued();
+        let was_blocked = inner.is_write_blocked;
         let write = self.write.borrow();
         while let Some(write) = write.as_ref().filter(|_| !inner.output.ready().is_empty()) {
             match write_some(write, inner.output.ready()) {
                 Ok(written) => {
+                    if was_blocked {
+                        // It reads, which is as good as saying something.
+                        self.info.active.store(clock::now().0, Ordering::Relaxed);
+                    }
                     has_moved = true;
                     inner.output.ready().advance(written);
                 }
@@ -119,7 +128,6 @@ impl Session {
                 }
             }
         }
-        let was_blocked = inner.is_write_blocked;
         inner.is_write_blocked = !inner.output.ready().is_empty();
         inner.output.ready().give_back(&mut self.worker.spare.borrow_mut());
         let limit = self.worker.shared.config.server.output_limit;
@@ -158,7 +166,7 @@ impl Session {
 
     pub(super) fn after_batch(self: &Rc<Self>, flow: &Flow) {
         let mut inner = self.inner.borrow_mut();
-        inner.is_held = matches!(flow, Flow::Held);
+        inner.is_held = matches!(flow, Flow::Held | Flow::Await(_));
         let quiet = inner.output.ready().is_empty() && !inner.is_write_blocked;
         drop(inner);
         if quiet {

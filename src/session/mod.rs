@@ -529,7 +529,7 @@ impl Session {
 
     fn kill_if_idle(&self, now: Nanos, idle_timeout: Duration) {
         let active = Nanos(self.info.active.load(Ordering::Relaxed));
-        if now.since(active) > idle_timeout && self.inner.borrow().is_idle() {
+        if now.since(active) > idle_timeout && self.inner.borrow().is_waited_for() {
             self.kill();
         }
     }
