@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
@@ -164,6 +165,43 @@ fn small_commands_go_on_beside_large_values() {
     assert!(rounds >= SMALL_MIN, "only {rounds} rounds of small commands while 400 MB went by");
     drop(small);
     house.recovers();
+}
+
+/// Whoever always has something to say lets others say something in between.
+#[test]
+fn pipelines_without_end_take_turns() {
+    const FLOODS: usize = 8;
+    const PING: &[u8] = b"PING\r\n";
+    /// In a turn of all of them, twice over.
+    const PINGS_MAX: usize = FLOODS * 2 * 64 * 1024 / PING.len();
+    // What a Unix socket holds, its reader can have at once.
+    let directory = tempfile::tempdir().expect("a directory for a socket");
+    let path = directory.path().join("nearhit.sock");
+    let listen = format!(r#"["unix:{}", "127.0.0.1:0"]"#, path.display());
+    let house = House::start(|proxy| proxy.set("server.workers", "1").set("server.listen", &listen));
+    let mut small = house.proxy.client();
+    let mut floods: Vec<Client> = (0..FLOODS).map(|_| Client::connect_unix(&path)).collect();
+    for client in floods.iter_mut().chain([&mut small]) {
+        client.expect(b"+PONG\r\n", &["PING"]);
+    }
+    house.proxy.stop();
+    let mut waiting = 0;
+    for flood in &floods {
+        let mut writer = flood.writer();
+        socket2::SockRef::from(&writer).set_send_buffer_size(4 * MIB).expect("an open socket");
+        writer.set_nonblocking(true).expect("an open socket");
+        while let Ok(length) = writer.write(&PING.repeat(1024)) {
+            waiting += length / PING.len();
+        }
+    }
+    assert!(waiting > 2 * PINGS_MAX, "the sockets take {waiting} PINGs only");
+    small.send(&["PROXY", "STATS"]);
+    house.proxy.cont();
+    let stats = String::from_utf8(small.recv()).expect("figures");
+    let processed = stats.split("\r\n:").nth(1).and_then(|rest| rest.split("\r\n").next()?.parse().ok());
+    let processed: usize = processed.unwrap_or_else(|| panic!("{stats}"));
+    assert!(stats.contains("commands_processed\r\n:") && processed > FLOODS, "{stats}");
+    assert!(processed < PINGS_MAX, "{processed} of {waiting} PINGs were answered first");
 }
 
 /// Longer than all that the proxy may take for it.
