@@ -5,13 +5,14 @@
 
 mod common;
 
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
 use common::resp::{encode, shown};
-use common::{Client, Intercept, Proxy, ProxyBuilder, Redis, eventually, proxy, raise_open_files};
+use common::{Client, Intercept, Proxy, ProxyBuilder, Redis, Relay, eventually, proxy, raise_open_files};
 
 const MIB: usize = 1024 * 1024;
 /// How much more memory than at rest the proxy may keep once an excess is over: what allocators hold back.
@@ -166,6 +167,43 @@ fn small_commands_go_on_beside_large_values() {
     house.recovers();
 }
 
+/// Whoever always has something to say lets others say something in between.
+#[test]
+fn pipelines_without_end_take_turns() {
+    const FLOODS: usize = 8;
+    const PING: &[u8] = b"PING\r\n";
+    /// In a turn of all of them, twice over.
+    const PINGS_MAX: usize = FLOODS * 2 * 64 * 1024 / PING.len();
+    // What a Unix socket holds, its reader can have at once.
+    let directory = tempfile::tempdir().expect("a directory for a socket");
+    let path = directory.path().join("nearhit.sock");
+    let listen = format!(r#"["unix:{}", "127.0.0.1:0"]"#, path.display());
+    let house = House::start(|proxy| proxy.set("server.workers", "1").set("server.listen", &listen));
+    let mut small = house.proxy.client();
+    let mut floods: Vec<Client> = (0..FLOODS).map(|_| Client::connect_unix(&path)).collect();
+    for client in floods.iter_mut().chain([&mut small]) {
+        client.expect(b"+PONG\r\n", &["PING"]);
+    }
+    house.proxy.stop();
+    let mut waiting = 0;
+    for flood in &floods {
+        let mut writer = flood.writer();
+        socket2::SockRef::from(&writer).set_send_buffer_size(4 * MIB).expect("an open socket");
+        writer.set_nonblocking(true).expect("an open socket");
+        while let Ok(length) = writer.write(&PING.repeat(1024)) {
+            waiting += length / PING.len();
+        }
+    }
+    assert!(waiting > 2 * PINGS_MAX, "the sockets take {waiting} PINGs only");
+    small.send(&["PROXY", "STATS"]);
+    house.proxy.cont();
+    let stats = String::from_utf8(small.recv()).expect("figures");
+    let processed = stats.split("\r\n:").nth(1).and_then(|rest| rest.split("\r\n").next()?.parse().ok());
+    let processed: usize = processed.unwrap_or_else(|| panic!("{stats}"));
+    assert!(stats.contains("commands_processed\r\n:") && processed > FLOODS, "{stats}");
+    assert!(processed < PINGS_MAX, "{processed} of {waiting} PINGs were answered first");
+}
+
 /// Longer than all that the proxy may take for it.
 const HUGE_BYTES: usize = 160 * MIB;
 
@@ -223,6 +261,25 @@ fn a_huge_reply_to_a_slow_reader_is_held_in_part() {
     }
     house.peaked_below(0);
     assert_eq!(house.proxy.stat("slow_reader_disconnections"), 0, "nobody waited behind");
+    house.recovers();
+}
+
+/// It is put together of parts, and has to be whole for that.
+#[test]
+fn a_huge_mget_is_held_once() {
+    const VALUES: usize = 8;
+    let mut house = House::start(|proxy| proxy);
+    let value = vec![b'x'; HUGE_BYTES / VALUES];
+    let keys: Vec<String> = (0..VALUES).map(|number| format!("key {number}")).collect();
+    for key in &keys {
+        house.redis.client().expect(b"+OK\r\n", &[b"SET", key.as_bytes(), &value]);
+    }
+    let mut client = house.proxy.client();
+    client.set_timeout(LARGE_TIMEOUT);
+    let mget: Vec<&str> = std::iter::once("MGET").chain(keys.iter().map(String::as_str)).collect();
+    assert!(client.cmd(&mget).len() > HUGE_BYTES);
+    house.peaked_below((HUGE_BYTES / MIB) as u64);
+    drop(client);
     house.recovers();
 }
 
@@ -394,6 +451,44 @@ fn a_client_that_never_reads_its_misses_is_cut_off() {
     house.peaked_below(8);
 }
 
+/// What others have read for it gathers behind the reply that it does not read.
+#[test]
+fn a_client_that_reads_nothing_of_a_large_reply_is_cut_off_for_what_is_behind() {
+    const READS: usize = 8;
+    let redis = Redis::start();
+    let relay = Relay::to(redis.addr());
+    let builder = patient().upstream_addr(relay.addr());
+    let proxy = builder.set("server.workers", "1").set("server.output_limit", "4MiB").start();
+    let mut house = House::around(redis, proxy);
+    let keys: Vec<String> = (0..READS).map(|number| format!("key {number}")).collect();
+    for key in &keys {
+        house.bystander.expect(b"+OK\r\n", &["SET", key, &"x".repeat(900_000)]);
+    }
+    house.redis.client().cmd(&["SETRANGE", "huge", "40000000", "x"]);
+    house.proxy.settle();
+    // On lanes of another protocol, where nobody waits for who does not read.
+    let mut others: Vec<Client> = keys.iter().map(|_| house.proxy.client()).collect();
+    others.iter_mut().for_each(|other| drop(other.hello(3)));
+    let mut silent = house.proxy.client();
+    silent.expect(b"$-1\r\n", &["GET", "nothing"]);
+    relay.others().hold_down(true);
+    let (misses, joins) = (house.proxy.stat("misses"), house.proxy.stat("joins"));
+    for (other, key) in others.iter_mut().zip(&keys) {
+        other.send(&["GET", key]);
+    }
+    eventually("they are asked for", || house.proxy.stat("misses") == misses + READS as u64);
+    silent.send(&["GET", "huge"]);
+    keys.iter().for_each(|key| silent.send(&["GET", key]));
+    eventually("it waits for the others'", || house.proxy.stat("joins") == joins + READS as u64);
+    relay.others().hold_down(false);
+    for other in &mut others {
+        assert_eq!(other.recv().len(), 900_011);
+    }
+    eventually("it is cut off", || house.proxy.stat("output_limit_disconnections") == 1);
+    drop((silent, others));
+    house.recovers();
+}
+
 /// However small each message is.
 #[test]
 fn a_subscriber_that_never_reads_is_cut_off() {
@@ -495,6 +590,24 @@ fn one_client_too_many_is_told_so() {
     drop(guests);
     eventually("the guests are gone", || house.proxy.stat("connected_clients") <= house.clients);
     house.recovers();
+}
+
+/// Who has vanished without a word (a machine that lost its power) is found out by the kernel, if it is told to look.
+#[test]
+fn the_kernel_asks_silent_clients_whether_they_are_there() {
+    /// What the kernel writes in front of the time that is left.
+    const KEEPALIVE_TIMER: &str = "02:";
+    let house = House::start(|proxy| proxy);
+    let ours = house.bystander.writer().local_addr().expect("it has one");
+    let port = |address: std::net::SocketAddr| format!(":{:04X}", address.port());
+    let (local, remote) = (port(house.proxy.addr()), port(ours));
+    // Another timer runs while something is on its way.
+    eventually("it is asked now and then", || {
+        let sockets = std::fs::read_to_string("/proc/net/tcp").expect("a Linux machine");
+        let mut sockets = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let socket = sockets.find(|fields| fields[1].ends_with(&local) && fields[2].ends_with(&remote));
+        socket.expect("the proxy's end of it")[5].starts_with(KEEPALIVE_TIMER)
+    });
 }
 
 #[test]

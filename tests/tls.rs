@@ -371,7 +371,7 @@ fn a_server_that_wants_a_certificate_is_shown_one() {
     let authority = Authority::new();
     let secure = Secure::start(&authority, &authority.issue(&["localhost"]), "yes");
     let proxy = secure.behind("localhost", &authority).start();
-    is_cut_off(&proxy, &secure, "CertificateRequired");
+    is_cut_off(&proxy, &secure, "cannot be used over TLS: received fatal alert: CertificateRequired");
 
     let own = authority.issue(&["nearhit"]);
     let proxy = secure

@@ -212,6 +212,17 @@ fn the_file_goes_when_nobody_listens_any_more() {
     assert!(house.proxy.terminate().success());
 }
 
+/// Someone has taken it away and another proxy has the path since.
+#[test]
+fn the_file_of_another_stays() {
+    let mut house = House::start();
+    fs::remove_file(house.path()).expect("it is there");
+    let upstream = house.directory.path().join("redis.sock");
+    let _next = behind(&upstream, &house.path()).start();
+    assert!(house.proxy.terminate().success());
+    house.client().expect(b"+PONG\r\n", &["PING"]);
+}
+
 #[test]
 fn the_umask_says_who_may_connect() {
     let house = House::start();

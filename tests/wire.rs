@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::resp::{children, encode, payload, shown};
-use common::{Client, Proxy, Redis, proxy};
+use common::{Client, Proxy, Redis, eventually, proxy};
 
 /// A Redis asked directly, and another one behind a proxy: the same bytes go to both.
 struct Pair {
@@ -506,4 +506,44 @@ fn two_protocols_read_one_key_each_in_its_own_words() {
 /// The bulk string of a text.
 fn bulk(text: &str) -> Vec<u8> {
     format!("${}\r\n{text}\r\n", text.len()).into_bytes()
+}
+
+#[test]
+fn who_is_silent_for_too_long_is_disconnected_as_by_redis() {
+    // What it says, and what it reads of the answer before it falls silent.
+    let silent: [(&[u8], &[u8]); 5] = [
+        (b"PING\r\n", b"+PONG\r\n"),
+        (b"PING\r\n*2\r\n$3\r\nGET\r\n$3\r\nha", b"+PONG\r\n"),
+        (b"MULTI\r\nGET key\r\n", b"+OK\r\n+QUEUED\r\n"),
+        (b"WATCH key\r\n", b"+OK\r\n"),
+        (b"GET large\r\n", b"$40000000\r\n"),
+    ];
+    let waiting: [(&[u8], &[u8]); 4] = [
+        (b"SUBSCRIBE ch\r\n", b"*3\r\n$9\r\nsubscribe\r\n$2\r\nch\r\n:1\r\n"),
+        (b"MONITOR\r\n", b"+OK\r\n"),
+        (b"PING\r\nBLPOP list 0\r\n", b"+PONG\r\n"),
+        (b"PING\r\nWAIT 1 0\r\n", b"+PONG\r\n"),
+    ];
+    let (impatient, redis) = (Redis::start_with(&["--timeout", "1"]), Redis::start());
+    let proxy = proxy().upstream(&redis).set("server.idle_timeout", "1s").start();
+    for redis in [&impatient, &redis] {
+        redis.client().cmd(&["SETRANGE", "large", "39999999", "x"]);
+    }
+    for (who, address) in [("Redis", impatient.addr()), ("nearhit", proxy.addr())] {
+        let reach = |(says, hears): (&[u8], &[u8])| {
+            let mut client = Client::connect(address);
+            client.send_raw(says);
+            assert_eq!(shown(&client.recv_bytes(hears.len())), shown(hears));
+            client
+        };
+        let waiting = waiting.map(reach);
+        let mut operator = Client::connect(address);
+        for exchange in silent {
+            let client = reach(exchange);
+            let port = format!(":{} ", client.writer().local_addr().expect("it has one").port());
+            let what = format!("{who} disconnects it after {}", shown(exchange.0));
+            eventually(&what, || !operator.text(&["CLIENT", "LIST"]).contains(&port));
+        }
+        assert!(waiting.iter().all(|client| !client.is_closed()), "{who} has disconnected one that waits");
+    }
 }

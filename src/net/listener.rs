@@ -2,13 +2,23 @@
 //!
 //! A Unix socket is a file, which outlives a process that was killed: one that nobody listens on any more is
 //! replaced, one that somebody does is left alone. The file goes when its listener does, before the proxy drains, so
-//! that a successor can have the path. Who may connect to it is decided by the umask, as with any file.
+//! that a successor can have the path; not if it is another's by then. Who may connect to it is decided by the umask, as with any file.
 
-use std::{fs, io, net::SocketAddr, os::unix::fs::FileTypeExt, path::Path, sync::Arc};
+use std::{
+    fs, io,
+    net::SocketAddr,
+    os::unix::fs::{FileTypeExt, MetadataExt},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 
-use super::{Address, Stream};
+use super::{Address, Stream, keep_alive};
+
+/// A client over TCP that is silent for this long is asked by the kernel whether it is there: Redis's `tcp-keepalive`.
+const KEEPALIVE: Duration = Duration::from_mins(5);
 
 /// A bound listener.
 #[derive(Debug)]
@@ -21,13 +31,29 @@ pub enum Listener {
 
 /// The file of a Unix socket, removed on drop.
 #[derive(Debug)]
-pub struct SocketFile(Arc<Path>);
+pub struct SocketFile {
+    path: Arc<Path>,
+    /// Device and number, which nobody else gets while the socket is open.
+    inode: (u64, u64),
+}
+
+impl SocketFile {
+    fn new(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.into(), inode: inode(path)? })
+    }
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Whoever removed it before us has done what was to be done.
-        let _ = fs::remove_file(&self.0);
+        if inode(&self.path).is_ok_and(|inode| inode == self.inode) {
+            // Whoever removed it before us has done what was to be done.
+            let _ = fs::remove_file(&self.path);
+        }
     }
+}
+
+fn inode(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()))
 }
 
 impl Listener {
@@ -51,7 +77,7 @@ impl Listener {
             }
             bound => bound?,
         };
-        Ok(Self::Unix(SocketFile(path.into()), listener))
+        Ok(Self::Unix(SocketFile::new(path)?, listener))
     }
 
     /// As in `server.listen`, with the port that the system chose.
@@ -60,7 +86,7 @@ impl Listener {
             Self::Tcp(listener) => {
                 listener.local_addr().map(|address| address.to_string()).unwrap_or_default()
             }
-            Self::Unix(SocketFile(path), _) => format!("unix:{}", path.display()),
+            Self::Unix(SocketFile { path, .. }, _) => format!("unix:{}", path.display()),
         }
     }
 
@@ -79,9 +105,10 @@ impl Listener {
                 let (stream, peer) = listener.accept().await?;
                 let local = stream.local_addr()?;
                 stream.set_nodelay(true)?;
+                keep_alive(&stream, KEEPALIVE)?;
                 Ok((Stream::Tcp(stream), Address::Tcp(peer), Address::Tcp(local)))
             }
-            Self::Unix(SocketFile(path), listener) => {
+            Self::Unix(SocketFile { path, .. }, listener) => {
                 let (stream, _) = listener.accept().await?;
                 let address = Address::Unix(Arc::clone(path));
                 Ok((Stream::Unix(stream), address.clone(), address))

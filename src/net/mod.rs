@@ -19,9 +19,11 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use rustix::net::{RecvFlags, recv};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream, tcp, unix},
@@ -209,6 +211,14 @@ impl WriteHalf {
             Self::Tls(stream) => stream.borrow_mut().poll_write_ready(cx),
         }
     }
+}
+
+/// Has the kernel ask a peer that is silent for `idle` whether it is still there.
+pub fn keep_alive(socket: &TcpStream, idle: Duration) -> io::Result<()> {
+    // The kernel counts in whole seconds, and takes none for an error.
+    let interval = (idle / 3).max(Duration::from_secs(1));
+    let keepalive = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(3);
+    SockRef::from(socket).set_tcp_keepalive(&keepalive)
 }
 
 impl AsyncRead for ReadHalf {

@@ -56,14 +56,21 @@ impl From<Bytes> for Raw<'_> {
     }
 }
 
-/// Bytes to be written, in order: first the shared chunks, then the gathered tail.
+/// Bytes to be written, in order: first the chunks, then the gathered tail.
 #[derive(Debug, Default)]
 pub struct OutputBuffer {
-    chunks: VecDeque<Bytes>,
+    chunks: VecDeque<Chunk>,
     tail: Vec<u8>,
     /// How much of the front (the first chunk, or the tail where there is none) has been written.
     written: usize,
     len: usize,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    bytes: Bytes,
+    /// Else it is a tail that frames were gathered in.
+    is_frame: bool,
 }
 
 impl OutputBuffer {
@@ -108,12 +115,12 @@ impl OutputBuffer {
         }
         self.seal_tail();
         self.len += bytes.len();
-        self.chunks.push_back(bytes);
+        self.chunks.push_back(Chunk { bytes, is_frame: true });
     }
 
     /// The bytes to write next, as slices for a vectored write; returns how many slices were set.
     pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        let parts = self.chunks.iter().map(|chunk| &chunk[..]).chain([&self.tail[..]]);
+        let parts = self.chunks.iter().map(|chunk| &chunk.bytes[..]).chain([&self.tail[..]]);
         let mut count = 0;
         for (index, part) in parts.take(slices.len()).enumerate() {
             let part = if index == 0 { &part[self.written..] } else { part };
@@ -133,7 +140,8 @@ impl OutputBuffer {
 
     /// How much is left of a large frame that is being written. What is gathered of small ones does not count.
     pub fn front_len(&self) -> usize {
-        self.chunks.front().map_or(0, |chunk| chunk.len() - self.written)
+        let frame = self.chunks.front().filter(|chunk| chunk.is_frame);
+        frame.map_or(0, |chunk| chunk.bytes.len() - self.written)
     }
 
     /// Takes off what has been written.
@@ -141,7 +149,7 @@ impl OutputBuffer {
         debug_assert!(written <= self.len, "more was written than there was");
         self.len -= written;
         while let Some(chunk) = self.chunks.front() {
-            let left = chunk.len() - self.written;
+            let left = chunk.bytes.len() - self.written;
             if written < left {
                 self.written += written;
                 return;
@@ -182,7 +190,7 @@ impl OutputBuffer {
             return;
         }
         // What was already written of a lone tail stays counted in `written`, which then refers to this chunk.
-        self.chunks.push_back(Bytes::from(std::mem::take(&mut self.tail)));
+        self.chunks.push_back(Chunk { bytes: std::mem::take(&mut self.tail).into(), is_frame: false });
     }
 }
 
@@ -231,6 +239,17 @@ mod tests {
         let out = drain(&mut buffer, 3);
         assert!(out.starts_with(b"cdefxxx"));
         assert_eq!(out.len(), 4 + SHARED_BYTES_MIN);
+    }
+
+    #[test]
+    fn only_a_large_frame_counts_as_one_that_is_being_written() {
+        let mut buffer = OutputBuffer::default();
+        buffer.extend(b"abc");
+        buffer.push_shared(Bytes::from(vec![b'y'; 2 * SHARED_BYTES_MIN]));
+        buffer.advance(1);
+        assert_eq!(buffer.front_len(), 0, "small ones were gathered");
+        buffer.advance(3);
+        assert_eq!(buffer.front_len(), 2 * SHARED_BYTES_MIN - 1);
     }
 
     #[test]

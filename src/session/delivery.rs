@@ -1,6 +1,10 @@
 //! Delivery: what comes back, in which order it goes out, and what is asked again.
 
-use std::{io, rc::Rc, sync::Arc};
+use std::{
+    io,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+};
 
 use super::{
     Ending, Flow, Inner, Session,
@@ -12,7 +16,7 @@ use super::{
     ticket::Place,
 };
 use crate::{
-    clock::Nanos,
+    clock::{self, Nanos},
     resp::{Protocol, Raw},
     upstream::{connection::Profile, identity::Identity, lane::write_some},
 };
@@ -117,10 +121,15 @@ impl Session {
         let before = inner.output.queued();
         self.advance(&mut inner);
         let mut has_moved = before != inner.output.queued();
+        let was_blocked = inner.is_write_blocked;
         let write = self.write.borrow();
         while let Some(write) = write.as_ref().filter(|_| !inner.output.ready().is_empty()) {
             match write_some(write, inner.output.ready()) {
                 Ok(written) => {
+                    if was_blocked {
+                        // It reads, which is as good as saying something.
+                        self.info.active.store(clock::now().0, Ordering::Relaxed);
+                    }
                     has_moved = true;
                     inner.output.ready().advance(written);
                 }
@@ -131,17 +140,16 @@ impl Session {
                 }
             }
         }
-        let was_blocked = inner.is_write_blocked;
         inner.is_write_blocked = !inner.output.ready().is_empty();
         inner.output.ready().give_back(&mut self.worker.spare.borrow_mut());
         let limit = self.worker.shared.config.server.output_limit;
-        let is_passing = inner.output.is_passing();
-        if !is_passing && inner.output.undelivered() - inner.output.ready().front_len() > limit {
+        if inner.output.gathered() > limit && self.ending.get() != Ending::Now {
             self.worker.counters.output_limit_disconnections.add(1);
             tracing::warn!(client = self.info.id.0, peer = %self.info.peer, "cut off: server.output_limit");
             self.end(Ending::Now);
         }
         let change = Change { is_blocked_anew: inner.is_write_blocked && !was_blocked, has_moved };
+        let is_passing = inner.output.is_passing();
         drop(inner);
         if is_passing && has_moved {
             self.resume();
@@ -170,7 +178,7 @@ impl Session {
 
     pub(super) fn after_batch(self: &Rc<Self>, flow: &Flow) {
         let mut inner = self.inner.borrow_mut();
-        inner.is_held = matches!(flow, Flow::Held);
+        inner.is_held = matches!(flow, Flow::Held | Flow::Await(_));
         let quiet = inner.output.ready().is_empty() && !inner.is_write_blocked;
         drop(inner);
         if quiet {

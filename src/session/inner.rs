@@ -41,7 +41,7 @@ pub(super) struct Inner {
     pub(super) output: Output<mget::Parts>,
     /// The socket takes nothing at the moment.
     pub(super) is_write_blocked: bool,
-    /// A request is held until something comes back.
+    /// A request is held until something comes back, or something is awaited for it.
     pub(super) is_held: bool,
     /// Who the client is, in which database, in which protocol.
     pub(super) profile: Profile,
@@ -288,6 +288,13 @@ impl Inner {
             && self.input.is_empty()
             && !self.has_state()
             && self.share.is_none()
+    }
+
+    /// Whether it is the client's turn to say or to read something. A subscriber's it never is, nor who monitors.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.subscriptions.is_empty()
+            && !self.is_monitoring
+            && (self.is_write_blocked || (self.is_drained() && !self.is_held))
     }
 
     /// Whether the session's task has something to do that no event of its socket would tell it.

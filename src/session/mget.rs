@@ -288,6 +288,7 @@ impl Ticket {
             self.work = Work::Mget(mget);
             return Progress::More;
         }
+        let has_memory = mget.has_memory();
         let Some(mut values) = reply::elements(&raw) else {
             // An error: nothing is stored, and the joined ask for themselves.
             mget.abandon(&self.session);
@@ -308,9 +309,11 @@ impl Ticket {
                 let coherence = &self.session.worker.shared.coherence;
                 coherence.observe_read(key, variant(mget_variant), &raw, sent_at, arrived);
             }
-            *value = Bytes::copy_from_slice(element);
+            if has_memory {
+                *value = Bytes::copy_from_slice(element);
+            }
         }
-        if mget.has_memory() {
+        if has_memory {
             self.defer(|place| Parts { mget, place, arrived });
         } else {
             self.answer(raw, None);

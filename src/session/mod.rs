@@ -69,6 +69,9 @@ use crate::{
 /// While a client has this much undelivered, nothing more is taken from it.
 const UNDELIVERED_BYTES_PAUSE: usize = 256 * 1024;
 
+/// After so much input in one go it is the others' turn, whatever a client has to say.
+const TURN_BYTES: usize = 64 * 1024;
+
 /// An input buffer is read into in pieces of at least this size.
 const INPUT_BYTES: usize = 16 * 1024;
 
@@ -181,6 +184,7 @@ impl Session {
         if !self.waker.borrow().as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             self.waker.replace(Some(cx.waker().clone()));
         }
+        let mut bytes_read = 0;
         loop {
             // Until the socket takes all or promises to wake us: being writable once more is told only to who asks.
             while self.ending.get() != Ending::Now && self.inner.borrow().is_write_blocked {
@@ -197,6 +201,7 @@ impl Session {
             match self.take_input() {
                 Some(transition) => return Poll::Ready(Some(transition)),
                 None if self.is_over() => return Poll::Ready(None),
+                None if bytes_read >= TURN_BYTES => return Poll::Ready(Some(Transition::Yield)),
                 None => {}
             }
             if self.ending.get() != Ending::No || !self.inner.borrow().takes_more() || !self.knows_auth() {
@@ -204,7 +209,7 @@ impl Session {
             }
             match self.read(cx, read) {
                 Poll::Ready(Ok(0)) => self.inner.borrow_mut().input_ended = true,
-                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Ok(len)) => bytes_read += len,
                 Poll::Ready(Err(_)) => self.ending.set(Ending::Now),
                 Poll::Pending => return Poll::Pending,
             }
@@ -535,7 +540,7 @@ impl Session {
 
     fn kill_if_idle(&self, now: Nanos, idle_timeout: Duration) {
         let active = Nanos(self.info.active.load(Ordering::Relaxed));
-        if now.since(active) > idle_timeout && self.inner.borrow().is_idle() {
+        if now.since(active) > idle_timeout && self.inner.borrow().is_waited_for() {
             self.kill();
         }
     }

@@ -86,6 +86,12 @@ impl<D> Output<D> {
         self.ready.len() + self.queued_bytes
     }
 
+    /// The same without the frame that is being written, and without a reply in pieces, of which the client gets no more
+    /// than it may hold.
+    pub(super) fn gathered(&self) -> usize {
+        if self.is_passing() { self.queued_bytes } else { self.undelivered() - self.ready.front_len() }
+    }
+
     /// Places in the queue.
     pub(super) fn queued(&self) -> usize {
         self.queue.len()

@@ -467,6 +467,11 @@ impl Completion for Ticket {
         self.session.cut_off();
     }
 
+    fn held_up(&mut self) {
+        let waiters = self.give_up();
+        self.session.all_ask_again(waiters);
+    }
+
     fn is_of_client_of(&self, other: &Self) -> bool {
         Rc::ptr_eq(&self.session, &other.session)
     }

@@ -11,7 +11,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::time::{sleep, timeout};
+use tokio::{
+    task::yield_now,
+    time::{sleep, timeout},
+};
 
 use super::{Inner, Next, Session, exclusive::Purpose, registry::ClientInfo, worker::Mail};
 use crate::{
@@ -27,6 +30,8 @@ const JUDGED_WITHIN: Duration = Duration::from_millis(500);
 
 /// What has to be awaited between two requests.
 pub(super) enum Transition {
+    /// Let the other clients of the worker have their turn.
+    Yield,
     /// Take out an exclusive connection.
     Acquire(Purpose),
     /// The same for a subscriber, or share one.
@@ -69,6 +74,8 @@ impl Session {
     /// Carries out a transition. The request that wants it is dispatched again afterwards.
     pub(super) async fn perform(self: &Rc<Self>, transition: Transition) {
         match transition {
+            // Unlike a wake-up it lets the event loop look for those who have come meanwhile.
+            Transition::Yield => yield_now().await,
             Transition::Acquire(purpose) => self.check_out(purpose).await,
             Transition::Subscribe => self.subscribe_somewhere().await,
             Transition::CatchUp => self.catch_up().await,

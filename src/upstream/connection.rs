@@ -11,7 +11,7 @@ use std::{error::Error, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
 use rustls::{ClientConfig, pki_types::ServerName};
-use socket2::{SockRef, TcpKeepalive};
+use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UnixStream},
@@ -22,7 +22,7 @@ use super::identity::Identity;
 use crate::{
     config::Endpoint,
     ids::{Database, ServerId},
-    net::{Stream, certificates::Current, tls::TlsStream},
+    net::{Stream, certificates::Current, keep_alive, tls::TlsStream},
     resp::{FrameKind, Protocol, ReplyScanner, Value, encode_request, reply},
 };
 
@@ -301,7 +301,8 @@ impl Dialer {
         })
     }
 
-    fn unreachable(&self, error: &io::Error) -> DialError {
+    /// What an error of a socket comes to.
+    pub fn unreachable(&self, error: &io::Error) -> DialError {
         let (address, reason) = (self.address(), error.to_string());
         // A refusal of our certificate comes with the first answer, not with the handshake.
         if error.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<rustls::Error>) {
@@ -322,13 +323,9 @@ impl Dialer {
 
     async fn connect_tcp(&self, host: &str, port: u16) -> io::Result<TcpStream> {
         let stream = TcpStream::connect((host, port)).await?;
-        let socket = SockRef::from(&stream);
-        // The kernel counts in whole seconds, and takes none for an error.
-        let interval = (self.keepalive / 3).max(Duration::from_secs(1));
-        let keepalive = TcpKeepalive::new().with_time(self.keepalive).with_interval(interval).with_retries(3);
         stream.set_nodelay(true)?;
-        socket.set_tcp_keepalive(&keepalive)?;
-        socket.set_tcp_user_timeout(Some(self.user_timeout))?;
+        keep_alive(&stream, self.keepalive)?;
+        SockRef::from(&stream).set_tcp_user_timeout(Some(self.user_timeout))?;
         Ok(stream)
     }
 

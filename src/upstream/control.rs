@@ -6,7 +6,7 @@
 //! None of it is on the path of a client's request, and none of it runs anywhere but on the control thread. It uses
 //! the credentials of `upstream.url`.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bb8_redis::{
     bb8::{self, ManageConnection},
@@ -185,7 +185,14 @@ impl Control {
 
     fn refused_or_gone(&self, error: &RedisError) -> Result<Option<Report>, DialError> {
         if is_of_the_network(error) {
-            return Err(self.unreachable(&error.to_string()));
+            // redis-rs has it behind an `Arc`.
+            let source =
+                error.source().and_then(|error| error.downcast_ref::<Arc<dyn Error + Send + Sync>>());
+            let source = source.and_then(|error| error.downcast_ref::<io::Error>());
+            return Err(source.map_or_else(
+                || self.unreachable(&error.to_string()),
+                |error| self.client.dialer.unreachable(error),
+            ));
         }
         if matches!(error.code(), Some("BUSY" | "LOADING" | "MASTERDOWN")) {
             tracing::debug!(%error, "the upstream cannot answer INFO at the moment");

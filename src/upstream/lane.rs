@@ -73,6 +73,9 @@ pub trait Completion: 'static {
     /// Its client reads too slowly, while others wait: it is to get no more.
     fn cut_off(&self) {}
 
+    /// What is ahead of it takes as long as that client likes: nobody else is to wait for its reply.
+    fn held_up(&mut self) {}
+
     /// Whether both are the same client's.
     fn is_of_client_of(&self, _other: &Self) -> bool {
         false
@@ -334,15 +337,19 @@ impl<C: Completion> Lane<C> {
     /// Answers those whose time is up. A reply that is still coming in holds up all behind it, rightly, and so does a
     /// command that may take its time.
     pub fn sweep(&self, now: Nanos, timeout: Duration) {
-        if self.watch_reader(now) {
+        let waits_for_reader = self.watch_reader(now);
+        if waits_for_reader {
             self.progress.set(now);
+        }
+        let mut queue = self.queue.borrow_mut();
+        let Queue { in_flight, orphans, .. } = &mut *queue;
+        if in_flight.front().is_some_and(|head| waits_for_reader || head.due == Nanos::FOREVER) {
+            in_flight.iter_mut().skip(1).for_each(|entry| entry.completion.held_up());
         }
         let progress = self.progress.get();
         if progress != Nanos::NEVER && now.since(progress) < timeout {
             return;
         }
-        let mut queue = self.queue.borrow_mut();
-        let Queue { in_flight, orphans, .. } = &mut *queue;
         let earliest = self.held_up_until.get() + timeout;
         let in_turn = in_flight.iter_mut().take_while(|entry| entry.due != Nanos::FOREVER);
         for entry in in_turn.filter(|entry| !entry.orphan && entry.due.max(earliest) <= now) {

@@ -4,9 +4,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::resp::shown;
+use crate::common::resp::{encode, shown};
 use crate::common::{Client, eventually};
-use crate::{Ask, House, LONG_LEASE, bulk, is_own_error, kill_named};
+use crate::{Ask, House, LONG_LEASE, bulk, is_own_error, kill_named, words};
 
 const TTL: Duration = Duration::from_millis(150);
 
@@ -233,4 +233,30 @@ fn a_reader_whose_mget_waits_gets_another_lane() {
     assert_eq!(shown(&client.recv()), r"_\r\n");
     assert_eq!(shown(&client.recv()), r"*2\r\n_\r\n_\r\n");
     assert_eq!(shown(&first.recv()), r"$-1\r\n");
+}
+
+/// What its client put in front of a read may take for ever: a WAIT, or a large reply that nobody reads.
+#[test]
+fn readers_do_not_wait_for_what_another_client_waits_for() {
+    const HUGE_BYTES: usize = 40_000_000;
+    let house = House::start();
+    house.proxy.wait_live();
+    let (mut flight, mut outside) = (house.flight(), house.outside());
+    outside.must(&format!("SETRANGE huge {} x", HUGE_BYTES - 1));
+    for (round, ahead) in ["GET huge", "WAIT 1 0"].into_iter().enumerate() {
+        outside.must(&format!("SET k {round}"));
+        house.proxy.settle();
+        let misses = house.proxy.stat("misses");
+        let reads = 1 + u64::from(ahead == "GET huge");
+        flight.first.send_raw(&[encode(&words(ahead)), encode(&["GET", "k"])].concat());
+        eventually("it is on its way", || house.proxy.stat("misses") == misses + reads);
+        flight.join();
+        for client in &mut flight.joiners {
+            assert_eq!(shown(&client.recv()), shown(&bulk(&round.to_string())), "behind {ahead}");
+        }
+        if ahead == "GET huge" {
+            assert_eq!(flight.first.recv().len(), HUGE_BYTES + b"$40000000\r\n\r\n".len());
+            assert_eq!(shown(&flight.first.recv()), shown(&bulk("0")), "it has lost nothing by it");
+        }
+    }
 }
