@@ -29,7 +29,7 @@ const KEYS: &[(&str, &str, Option<&str>)] = &[
     ("server.idle_timeout", r#""0s""#, Some(r#""300s""#)),
     ("server.drain_timeout", r#""10s""#, Some(r#""0s""#)),
     ("server.output_limit", r#""64MiB""#, Some(r#""1MiB""#)),
-    ("server.max_request", r#""512MiB""#, Some(r#""1GiB""#)),
+    ("server.max_request", r#""513MiB""#, Some(r#""1GiB""#)),
     ("server.max_pipeline", "10000", Some("16")),
     ("server.deny_commands", "[]", Some(r#"["FLUSHALL", "KEYS"]"#)),
     ("server.allow_public_without_auth", "false", Some("true")),

@@ -261,7 +261,7 @@ impl Default for Server {
             idle_timeout: Duration::ZERO,
             drain_timeout: Duration::from_secs(10),
             output_limit: 64 * MIB,
-            max_request: 512 * MIB,
+            max_request: 513 * MIB,
             max_pipeline: 10_000,
             deny_commands: Vec::new(),
             allow_public_without_auth: false,
