@@ -139,7 +139,8 @@ impl Session {
         batch: &Batch,
         args: Args<'_>,
     ) -> bool {
-        let may_hit = !command.is_denied
+        let may_hit = batch.is_leased()
+            && !command.is_denied
             && inner.is_eligible()
             && inner.reply_mode == ReplyMode::On
             && inner.doomed.is_none()
