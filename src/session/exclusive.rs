@@ -72,6 +72,7 @@ impl Purpose {
 }
 
 /// A connection of one client's own.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Exclusive {
     pub(super) lane: Rc<Lane<Ticket>>,
     place: pool::Exclusive,
@@ -79,6 +80,8 @@ pub(super) struct Exclusive {
     /// It is in a state that cannot be undone, and must be thrown away: MONITOR, SCRIPT DEBUG, a client's own
     /// tracking.
     is_spent: bool,
+    /// The client's own tracking tells of what it reads here and nowhere else.
+    tracks_reads: bool,
     /// What would have brought it back to a known state was refused or not answered: it must not be used again.
     is_soiled: bool,
     /// The request it was taken out for has not been sent yet.
@@ -110,6 +113,11 @@ impl Class {
 }
 
 impl Exclusive {
+    /// Whether the invalidations that come here are of what was read here: then no hit can be older than they are.
+    pub(super) fn tracks_reads(&self) -> bool {
+        self.tracks_reads
+    }
+
     /// Whether its client may wait for a long time for what others do.
     pub(super) fn waits_for_others(&self) -> bool {
         self.purpose != Purpose::Transaction
@@ -234,6 +242,7 @@ impl Session {
             place,
             purpose,
             is_spent: false,
+            tracks_reads: false,
             is_soiled: false,
             is_fresh: true,
             number,
@@ -435,7 +444,19 @@ impl Session {
         match &inner.exclusive {
             None if is_off => self.forward_plain(inner, batch, request),
             None => Self::acquire(inner, Class::Monitor),
-            Some(_) => self.forward(inner, batch, request, Work::Spend),
+            Some(_) => {
+                let is_broadcast = (3..args.len()).any(|index| args[index].eq_ignore_ascii_case(b"BCAST"));
+                self.forward(inner, batch, request, Work::Track { reads: !is_off && !is_broadcast })
+            }
+        }
+    }
+
+    /// CLIENT TRACKING has been answered.
+    pub(super) fn tracks(&self, reads: bool) {
+        let mut inner = self.inner.borrow_mut();
+        inner.spend_exclusive();
+        if let Some(exclusive) = inner.exclusive.as_mut() {
+            exclusive.tracks_reads = reads;
         }
     }
 

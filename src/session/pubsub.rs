@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use super::{
     Inner, Next, Session,
-    exclusive::Purpose,
+    exclusive::{Exclusive, Purpose},
     state::{PubSubFrame, pub_sub_frame},
     ticket::Work,
 };
@@ -70,9 +70,13 @@ impl Session {
             _ => raw,
         };
         // Invariant 11: news does not outrun its key. That goes for the invalidations of the client's own tracking, too,
-        // who may look by another connection. A line of MONITOR is none: it would make the link ask, and be told of that
-        // by the next line, for ever.
-        let is_news = kind == FrameKind::Push || !inner.is_monitoring;
+        // if they may be of keys that it looks at by another connection. Those of what it has read by this one are looked
+        // at by this one again, and are not kept back: the server sends them in one go with the reply to the client's
+        // own write. A line of MONITOR is no news: it would make the link ask, and be told of that by the next line, for
+        // ever.
+        let is_own_read = pub_sub_frame(&raw) == PubSubFrame::Other
+            && inner.exclusive.as_ref().is_some_and(Exclusive::tracks_reads);
+        let is_news = if kind == FrameKind::Push { !is_own_read } else { !inner.is_monitoring };
         let fence = if is_news { self.worker.news_fence(arrived) } else { None };
         inner.output.insert_message(raw, fence);
         drop(inner);

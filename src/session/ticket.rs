@@ -111,6 +111,10 @@ pub(super) enum Work {
     Leave,
     /// What leaves its connection in a state that only its end undoes.
     Spend,
+    /// CLIENT TRACKING, and whether it is to tell of what the client reads on this connection, and of nothing else.
+    Track {
+        reads: bool,
+    },
     /// A command that neither nearhit nor the server's own list knows. If the server takes it all the same, it has been
     /// renamed, and may be SELECT, MULTI or AUTH: its connection is nobody else's from then on.
     Unheard {
@@ -422,6 +426,12 @@ impl Completion for Ticket {
             Work::Info => {
                 let raw = Bytes::from(self.session.with_own_section(&raw));
                 self.answer(Raw::Shared(raw), None);
+            }
+            Work::Track { reads } => {
+                if !reply::is_error(&raw) {
+                    self.session.tracks(reads);
+                }
+                self.answer(raw, None);
             }
             Work::Spend => {
                 if !reply::is_error(&raw) {
