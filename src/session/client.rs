@@ -401,10 +401,9 @@ impl Session {
     fn kill_clients(&self, inner: &mut Inner, args: Args<'_>) -> Next {
         match inner.verdict.take() {
             Some(Verdict::Killed(count)) => {
-                if self.info.is_doomed() {
-                    self.end_after_output();
-                }
-                return inner.reply(&killed(args, count));
+                let next = inner.reply(&killed(args, count));
+                // Nothing behind it is executed.
+                return if self.info.is_doomed() { Next::End } else { next };
             }
             // `judged` looks at it.
             verdict => inner.verdict = verdict,
