@@ -203,7 +203,7 @@ impl Session {
             && self.worker.shared.registry.get(target).is_some()
     }
 
-    /// CLIENT UNBLOCK: the connection that is blocked is the one that the client has to itself, and has another number.
+    /// CLIENT UNBLOCK: the connection that is blocked is one that the client has to itself, and has another number.
     fn unblock(self: &Rc<Self>, inner: &mut Inner, batch: &Batch, args: Args<'_>, request: Raw<'_>) -> Next {
         match self.unblock_translated(args) {
             Some(translated) => self.forward_plain(inner, batch, Raw::Borrowed(&translated)),
@@ -214,8 +214,7 @@ impl Session {
     fn unblock_translated(&self, args: Args<'_>) -> Option<Vec<u8>> {
         let info =
             self.worker.shared.registry.get(ClientId(u64::try_from(integer(args.get(2)?)?).unwrap_or(0)));
-        // No connection is number 0.
-        let connection = info.map_or(0, |info| info.exclusive.load(Ordering::Acquire)).to_string();
+        let connection = info.map_or(0, |info| info.blocked_on()).to_string();
         let mut translated = Vec::new();
         let rest = args.iter().skip(3);
         encode_request([&args[0], &args[1], connection.as_bytes()].into_iter().chain(rest), &mut translated);

@@ -53,7 +53,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
 use self::{
-    exclusive::Exclusive, inner::Inner, output::Output, registry::ClientInfo, send::NoLane, state::ReplyMode,
+    inner::Inner, output::Output, registry::ClientInfo, send::NoLane, state::ReplyMode,
     transition::Transition, worker::Worker,
 };
 use crate::{
@@ -168,7 +168,7 @@ impl Session {
         self.leave_hub(&mut inner);
         inner.output = Output::new();
         if let Some(exclusive) = inner.exclusive.take() {
-            exclusive.discard();
+            exclusive.lane.hang_up();
         }
         drop(inner);
         self.write.replace(None);
@@ -215,7 +215,7 @@ impl Session {
     /// it): that it has gone must be noticed all the same, for it has a connection of the upstream to itself.
     fn poll_gone(&self, cx: &mut Context<'_>, read: &mut ReadHalf) -> Poll<Option<Transition>> {
         let mut inner = self.inner.borrow_mut();
-        let may_stay = inner.waits_for_others();
+        let may_stay = self.is_blocked(&inner);
         while may_stay && !inner.input_ended && inner.input.len() < UNDELIVERED_BYTES_PAUSE {
             inner.input.reserve(INPUT_BYTES);
             match poll_read_buf(Pin::new(&mut *read), cx, &mut inner.input) {
@@ -517,6 +517,9 @@ impl Session {
     fn kill(&self) {
         self.end(Ending::Now);
         self.write.replace(None);
+        if let Some(exclusive) = &self.inner.borrow().exclusive {
+            exclusive.lane.hang_up();
+        }
         self.wake();
     }
 
@@ -537,15 +540,15 @@ impl Session {
     /// Whether the session has come to its end: at once, or because nothing is owed any more.
     fn is_over(&self) -> bool {
         let mut inner = self.inner.borrow_mut();
-        let waits_for_others = inner.waits_for_others();
         match self.ending.get() {
             Ending::Now => true,
             Ending::AfterOutput => inner.is_delivered(),
-            Ending::No if inner.input_ended => waits_for_others || (!inner.is_held && inner.is_delivered()),
-            Ending::No if self.worker.draining.get() => {
-                waits_for_others || (inner.is_idle() && inner.is_delivered())
-            }
-            Ending::No => false,
+            Ending::No if !inner.input_ended && !self.worker.draining.get() => false,
+            Ending::No if self.is_blocked(&inner) => true,
+            // It is owed its replies alone, not what it would be told as long as it stays.
+            Ending::No if inner.listens() && inner.is_drained() => !(inner.is_held && inner.may_take()),
+            Ending::No if inner.input_ended => !inner.is_held && inner.is_delivered(),
+            Ending::No => inner.is_idle() && inner.is_delivered(),
         }
     }
 }
