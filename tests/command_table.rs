@@ -24,6 +24,7 @@ type Exceptions = &'static [(&'static str, &'static str)];
 const NOT_AS_FLAGGED: Exceptions = &[
     ("cluster|countkeysinslot", "not flagged at all, shows how many keys there are"),
     ("cluster|getkeysinslot", "not flagged at all, shows names of keys"),
+    ("config|set", "not flagged as a write, and writes no key; it may change users"),
     ("lolwut", "flagged readonly, reads no key"),
     ("pfcount", "flagged readonly, stores the count it computes in its keys"),
     ("sort", "flagged as a write, only reads without STORE"),

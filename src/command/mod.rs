@@ -284,6 +284,11 @@ impl Command {
         self.name.starts_with('h')
     }
 
+    /// Whether it may change who may do what (CONFIG SET by requirepass).
+    pub fn is_about_users(&self) -> bool {
+        self.class != Class::Neutral && (self.name.starts_with("acl|") || self.name == "config|set")
+    }
+
     /// Whether neither nearhit nor the server's answer to COMMAND knows it. It may still be one: COMMAND tells the old
     /// names of what `rename-command` has renamed.
     pub fn is_unheard_of(&self) -> bool {

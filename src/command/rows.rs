@@ -465,7 +465,7 @@ pub(super) static ROWS: &[Row] = &[
     row("acl|whoami",               Neutral,        NONE),
     row("config",                   Unknown,        NONE),
     row("config|get",               Neutral,        NONE),
-    row("config|set",               Neutral,        NONE),
+    row("config|set",               WRITE,          NONE),
     row("config|resetstat",         Neutral,        NONE),
     row("config|rewrite",           Neutral,        NONE),
     row("config|help",              Neutral,        NONE),

@@ -47,6 +47,8 @@ pub(super) struct Transaction {
     pub(super) pause: Option<PauseChange>,
     /// Whether a command is among them that nobody has heard of, and that may change the connection.
     pub(super) is_uncertain: bool,
+    /// Whether a command is among them that may change users.
+    pub(super) is_about_users: bool,
     /// Commands queued, as far as can be seen from here.
     pub(super) queued: usize,
     /// Whether the server has agreed to it. Until then nothing more is sent: were MULTI refused (by an ACL, for its
@@ -63,6 +65,7 @@ impl Transaction {
             effects: Vec::new(),
             pause: None,
             is_uncertain: false,
+            is_about_users: false,
             queued: 0,
             is_open: false,
         }

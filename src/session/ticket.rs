@@ -71,7 +71,7 @@ pub(super) enum Work {
         /// The keys whose values it has read.
         sources: Vec<Box<[u8]>>,
         /// Whether it is about users: the health check finds out what else it may have changed.
-        is_of_users: bool,
+        is_about_users: bool,
     },
     Exec {
         guard: WriteGuard<Waiter>,
@@ -242,6 +242,13 @@ impl Ticket {
         }
     }
 
+    /// Users may have changed in a way that only the health check can see.
+    fn note_users(&self, may_have_changed: bool) {
+        if may_have_changed {
+            self.session.worker.shared.health.suspect("a client has used ACL or CONFIG SET");
+        }
+    }
+
     pub(super) fn observe<'k>(&self, keys: impl IntoIterator<Item = &'k Box<[u8]>>, arrived: Nanos) {
         for key in keys {
             self.session.worker.shared.coherence.observe(key, arrived);
@@ -338,10 +345,8 @@ impl Completion for Ticket {
                 self.fill(*fill, raw, arrived);
             }
             Work::Mget(mget) => return self.mget(mget, raw, arrived),
-            Work::Write { guard, sources, is_of_users } => {
-                if is_of_users {
-                    self.session.worker.shared.health.suspect("a client has used ACL");
-                }
+            Work::Write { guard, sources, is_about_users } => {
+                self.note_users(is_about_users);
                 self.observe(&sources, arrived);
                 let acknowledge = guard.complete(arrived);
                 self.acknowledge(raw, acknowledge);
@@ -357,6 +362,7 @@ impl Completion for Ticket {
                     self.work = Work::Exec { guard, transaction, gathered: raw.to_vec() };
                     return Progress::More;
                 }
+                self.note_users(transaction.is_about_users);
                 self.observe(&transaction.reads, arrived);
                 let acknowledge = guard.complete(arrived);
                 if let Some(change) =

@@ -97,6 +97,7 @@ impl Session {
         let Some(transaction) = inner.transaction.as_mut() else { return Next::Hold };
         transaction.kind = transaction.kind.max(kind);
         transaction.is_uncertain |= command.is_unheard_of();
+        transaction.is_about_users |= command.is_about_users();
         if class == Class::ReadUndeclared {
             transaction.kind = transaction.kind.max(WriteKind::Undeclared);
         }

@@ -38,7 +38,7 @@ impl Session {
         // What it reads it shows, or copies: no hit on that may overtake it (invariant 1).
         place.reading = sources.iter().map(|key| self.worker.hash(key)).collect();
         inner.last_write = Some(place.seq);
-        let work = Work::Write { guard, sources, is_of_users: command.name.starts_with("acl") };
+        let work = Work::Write { guard, sources, is_about_users: command.is_about_users() };
         self.send(inner, batch, &lane, place, work, |out| out.push(request))
     }
 
