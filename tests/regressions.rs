@@ -381,7 +381,7 @@ fn a_denied_command_aborts_its_transaction() {
     let commands: [&[&str]; 4] = [&["MULTI"], &["SET", "one", "1"], &["KEYS", "*"], &["EXEC"]];
     let replies = proxy.client().pipeline(&commands);
     assert_eq!(replies[1], b"+QUEUED\r\n");
-    assert!(replies[2].starts_with(b"-NOPERM this proxy does not allow 'keys'"));
+    assert!(replies[2].starts_with(b"-NOPERM this proxy does not allow 'KEYS'"));
     assert!(replies[3].starts_with(b"-EXECABORT"));
     proxy.client().expect(b"$-1\r\n", &["GET", "one"]);
 }
@@ -730,5 +730,16 @@ fn a_killed_client_takes_nothing_from_a_list() {
             &["LPOP", "list"],
         ]);
         assert_eq!(replies[2], b"$1\r\nx\r\n", "round {round}");
+    }
+}
+
+#[test]
+fn a_command_that_is_unheard_of_can_be_denied() {
+    let redis = Redis::start_with(&["--rename-command", "FLUSHALL", "XFLUSHALL"]);
+    let proxy = proxy().upstream(&redis).set("server.deny_commands", r#"["XFLUSHALL", "CONFIG"]"#).start();
+    let mut client = proxy.client();
+    for (name, denied) in [("XFlushAll", &["XFlushAll"][..]), ("CONFIG", &["CONFIG", "GET", "*"])] {
+        let text = format!("-NOPERM this proxy does not allow '{name}' (server.deny_commands)\r\n");
+        client.expect(text.as_bytes(), denied);
     }
 }

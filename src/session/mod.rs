@@ -419,7 +419,7 @@ impl Session {
         let had_exclusive = inner.exclusive.is_some();
         let next = match inner.share.is_some() {
             // Within a transaction the server has to hear of it, too: see `Session::in_transaction`.
-            _ if self.is_denied(command) && inner.transaction.is_none() => inner.refuse(&denial(command)),
+            _ if self.is_denied(&args[0]) && inner.transaction.is_none() => inner.refuse(&denial(&args[0])),
             true => self.on_share(inner, command, class, batch, args, request),
             false => self.route(inner, command, class, batch, args, request),
         };
@@ -474,17 +474,9 @@ impl Session {
         }
     }
 
-    fn is_denied(&self, command: &Command) -> bool {
+    fn is_denied(&self, name: &[u8]) -> bool {
         let denied = &self.worker.shared.config.server.deny_commands;
-        !denied.is_empty()
-            && denied.iter().any(|name| {
-                command.name.eq_ignore_ascii_case(name)
-                    || command
-                        .name
-                        .split('|')
-                        .next()
-                        .is_some_and(|container| container.eq_ignore_ascii_case(name))
-            })
+        denied.iter().any(|one| name.eq_ignore_ascii_case(one.as_bytes()))
     }
 
     /// What would turn a connection into a replica's is refused; what Redis takes for an attack by way of a browser
@@ -559,8 +551,9 @@ fn ends_connection(command: &Command) -> bool {
 }
 
 /// What a client is told of a command that the operator does not allow.
-fn denial(command: &Command) -> String {
-    format!("NOPERM this proxy does not allow '{}' (server.deny_commands)", command.name)
+fn denial(name: &[u8]) -> String {
+    let name = String::from_utf8_lossy(name);
+    format!("NOPERM this proxy does not allow '{name}' (server.deny_commands)")
 }
 
 /// Whether large requests of a batch are left for [`Session::take_large`].
