@@ -167,8 +167,10 @@ impl Session {
             }
             return Self::ask_apart(inner, &request);
         }
-        if subcommand.eq_ignore_ascii_case(b"UNBLOCK") && args.len() >= 3 {
-            return self.unblock(inner, batch, args, request);
+        if subcommand.eq_ignore_ascii_case(b"UNBLOCK")
+            && let Some(translated) = self.unblock(args)
+        {
+            return self.forward_plain(inner, batch, Raw::Borrowed(&translated));
         }
         self.forward_plain(inner, batch, request)
     }
@@ -204,14 +206,7 @@ impl Session {
     }
 
     /// CLIENT UNBLOCK: the connection that is blocked is one that the client has to itself, and has another number.
-    fn unblock(self: &Rc<Self>, inner: &mut Inner, batch: &Batch, args: Args<'_>, request: Raw<'_>) -> Next {
-        match self.unblock_translated(args) {
-            Some(translated) => self.forward_plain(inner, batch, Raw::Borrowed(&translated)),
-            None => self.forward_plain(inner, batch, request),
-        }
-    }
-
-    fn unblock_translated(&self, args: Args<'_>) -> Option<Vec<u8>> {
+    fn unblock(&self, args: Args<'_>) -> Option<Vec<u8>> {
         let info =
             self.worker.shared.registry.get(ClientId(u64::try_from(integer(args.get(2)?)?).unwrap_or(0)));
         let connection = info.map_or(0, |info| info.blocked_on()).to_string();
@@ -279,7 +274,7 @@ impl Session {
             return Queued::AsItIs((!has(2, b"OFF")).then_some(Effect::Spend));
         }
         if has(1, b"UNBLOCK")
-            && let Some(translated) = self.unblock_translated(args)
+            && let Some(translated) = self.unblock(args)
         {
             return Queued::Instead(translated.into(), None);
         }
