@@ -124,7 +124,7 @@ impl Server {
             Arc::new(shared(&config, upstream_tls, mailboxes, questions))
         };
         let control = control(&shared, &runtime);
-        let table = Arc::new(Table::denying(&config.server.deny_commands));
+        let table = Arc::new(Table::builtin());
         let first = first_look(&runtime, &control)?;
 
         let mut workers = start_workers(&shared, mail, &table)?;

@@ -721,3 +721,15 @@ fn a_message_does_not_outrun_its_key_for_any_who_shares() {
         hears(&mut sharers[1 - round % 2], "news", &value);
     }
 }
+
+#[test]
+fn subscribers_leave_places_to_those_who_cannot_share() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).set("upstream.max_subscribed", "4").start();
+    let mut subscribers: Vec<Client> = (0..8).map(|_| proxy.client()).collect();
+    subscribers.iter_mut().for_each(|one| subscribe(one, "SUBSCRIBE", &["news"]));
+    assert_eq!((proxy.stat("subscribed_in_use"), proxy.stat("hub_clients")), (3, 5));
+    let mut tracking = proxy.client();
+    tracking.hello(3);
+    tracking.expect(b"+OK\r\n", &["CLIENT", "TRACKING", "ON"]);
+}

@@ -381,7 +381,7 @@ fn a_denied_command_aborts_its_transaction() {
     let commands: [&[&str]; 4] = [&["MULTI"], &["SET", "one", "1"], &["KEYS", "*"], &["EXEC"]];
     let replies = proxy.client().pipeline(&commands);
     assert_eq!(replies[1], b"+QUEUED\r\n");
-    assert!(replies[2].starts_with(b"-NOPERM this proxy does not allow 'keys'"));
+    assert!(replies[2].starts_with(b"-NOPERM this proxy does not allow 'KEYS'"));
     assert!(replies[3].starts_with(b"-EXECABORT"));
     proxy.client().expect(b"$-1\r\n", &["GET", "one"]);
 }
@@ -639,4 +639,125 @@ fn a_log_that_nobody_reads_any_more_stops_nothing() {
     });
     process.signal(rustix::process::Signal::TERM);
     assert!(process.wait().success());
+}
+
+#[test]
+fn what_a_client_sends_right_before_its_end_is_executed_though_it_listens_to_others() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).start();
+    let listens: [&[&str]; 2] = [&["CLIENT", "TRACKING", "ON"], &["SUBSCRIBE", "channel"]];
+    let tails = [Vec::new(), encode(&["QUIT"])];
+    for (n, (listen, tail)) in
+        (0..).zip(listens.iter().flat_map(|one| tails.iter().map(move |tail| (one, tail))))
+    {
+        for m in 0..20 {
+            let mut client = proxy.client();
+            client.hello(3);
+            client.cmd(listen);
+            let key = format!("last:{n}:{m}");
+            let writes = [&["SET", &key, "1"][..], &["MULTI"], &["INCR", &key], &["EXEC"]];
+            let writes: Vec<u8> = writes.iter().flat_map(|args| encode(args)).collect();
+            client.send_raw(&[&writes[..], tail].concat());
+        }
+        eventually("all are executed", || {
+            let script = "local n = 0 for _, key in ipairs(redis.call('KEYS', ARGV[1])) do \
+                          n = n + redis.call('GET', key) end return n";
+            redis.client().cmd(&["EVAL", script, "0", &format!("last:{n}:*")]) == b":40\r\n"
+        });
+    }
+    eventually("and the clients are gone", || proxy.stat("subscribed_in_use") == 0);
+}
+
+#[test]
+fn a_wait_that_is_abandoned_keeps_nothing() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).set("upstream.max_blocking", "1").start();
+    let clients = proxy.stat("connected_clients");
+    for tail in [Vec::new(), encode(&["QUIT"])] {
+        let mut client = proxy.client();
+        client.expect(b"+OK\r\n", &["SET", "key", "value"]);
+        client.send_raw(&[encode(&["WAIT", "1", "0"]), tail].concat());
+        sleep(MOMENT);
+        client.reset();
+        eventually("the client is gone", || proxy.stat("connected_clients") == clients);
+        eventually("its connection is gone", || {
+            !redis.client().text(&["CLIENT", "LIST"]).contains("cmd=wait")
+        });
+    }
+    proxy.client().expect(b":0\r\n", &["WAIT", "0", "0"]);
+}
+
+#[test]
+fn wait_counts_what_a_transaction_has_written() {
+    let master = Redis::start();
+    let replica = Redis::start_with(&["--replicaof", &format!("127.0.0.1 {}", master.port())]);
+    let proxy = proxy().upstream(&master).start();
+    let mut client = proxy.client();
+    client.expect(b"+OK\r\n", &["SET", "key", "value"]);
+    eventually("the replica has it", || client.cmd(&["WAIT", "1", "1"]) == b":1\r\n");
+    let mut fresh = proxy.client();
+    fresh.expect(b"$5\r\nvalue\r\n", &["GETEX", "key"]);
+    // It has read all that there is to read, and reads no more.
+    eventually("the replica has it", || client.cmd(&["WAIT", "1", "1"]) == b":1\r\n");
+    replica.stop();
+    fresh.pipeline(&[&["MULTI"][..], &["SET", "key", "other"], &["EXEC"]]);
+    fresh.expect(b":0\r\n", &["WAIT", "1", "100"]);
+    replica.cont();
+}
+
+#[test]
+fn a_wait_is_unblocked_like_any_other_command() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).start();
+    let (mut client, mut other) = (proxy.client(), proxy.client());
+    let id = client.text(&["CLIENT", "ID"]);
+    for _ in 0..2 {
+        client.send(&["WAIT", "1", "0"]);
+        eventually("it is unblocked", || other.cmd(&["CLIENT", "UNBLOCK", &id]) == b":1\r\n");
+        assert_eq!(client.recv(), b":0\r\n");
+        client.expect(b"+OK\r\n", &["SET", "key", "value"]);
+    }
+}
+
+#[test]
+fn nothing_is_executed_behind_ones_own_end() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).start();
+    let mut client = proxy.client();
+    let id = client.text(&["CLIENT", "ID"]);
+    client.send_raw(
+        &[encode(&["CLIENT", "KILL", "ID", &id, "SKIPME", "no"]), encode(&["SET", "key", "value"])].concat(),
+    );
+    assert_eq!(client.recv_to_end(), b":1\r\n");
+    redis.client().expect(b"$-1\r\n", &["GET", "key"]);
+}
+
+#[test]
+fn a_killed_client_takes_nothing_from_a_list() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).start();
+    let mut killer = proxy.client();
+    for round in 0..200 {
+        let mut blocked = proxy.client();
+        let id = blocked.text(&["CLIENT", "ID"]);
+        blocked.send(&["BLPOP", "list", "0"]);
+        eventually("it is blocked", || killer.text(&["CLIENT", "LIST", "ID", &id]).contains("flags=b"));
+        let replies = killer.pipeline(&[
+            &["CLIENT", "KILL", "ID", &id][..],
+            &["RPUSH", "list", "x"],
+            &["LPOP", "list"],
+        ]);
+        assert_eq!(replies[2], b"$1\r\nx\r\n", "round {round}");
+    }
+}
+
+#[test]
+fn a_command_that_is_unheard_of_can_be_denied() {
+    let redis = Redis::start_with(&["--rename-command", "FLUSHALL", "XFLUSHALL"]);
+    let proxy = proxy().upstream(&redis).set("server.deny_commands", r#"["XFLUSHALL", "CONFIG"]"#).start();
+    let mut client = proxy.client();
+    for (name, denied) in [("XFlushAll", &["XFlushAll"][..]), ("CONFIG", &["CONFIG", "GET", "*"])] {
+        let text = format!("-NOPERM this proxy does not allow '{name}' (server.deny_commands)\r\n");
+        client.expect(text.as_bytes(), denied);
+    }
 }

@@ -250,8 +250,6 @@ pub struct Command {
     pub id: CommandId,
     /// Whether it may wait; ask [`Command::blocks`].
     pub blocking: Blocking,
-    /// Whether the operator has it refused; see [`Table::denying`].
-    pub is_denied: bool,
     class: Class,
     varies: Varies,
     keys: Keys,

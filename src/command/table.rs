@@ -45,8 +45,6 @@ pub struct Table {
     slots: Box<[Slot; SLOTS]>,
     /// Commands whose name does not pack.
     long: Vec<CommandId>,
-    /// What the operator has refused.
-    denied: Vec<String>,
 }
 
 /// A place in the hash index. It holds the name itself, so that a search touches no row but the right one.
@@ -68,14 +66,7 @@ impl Slot {
 impl Table {
     /// The commands that are built in.
     pub fn builtin() -> Self {
-        Self::denying(&[])
-    }
-
-    /// The commands that are built in, of which those named here, in any case, are refused; of a container all
-    /// subcommands. So are what the server may list by these names.
-    pub fn denying(denied: &[String]) -> Self {
-        let denied = denied.to_vec();
-        let mut table = Self { commands: Vec::new(), slots: Slot::none(), long: Vec::new(), denied };
+        let mut table = Self { commands: Vec::new(), slots: Slot::none(), long: Vec::new() };
         table.push(UNKNOWN, "unknown", Entry::UNKNOWN);
         for row in ROWS {
             let (container, name) = match row.name.split_once('|') {
@@ -192,13 +183,10 @@ impl Table {
             UNKNOWN => name.to_owned(),
             container => format!("{}|{name}", self[container].name),
         };
-        let whole = full_name.split('|').next().unwrap_or_default();
-        let is_denied = id != UNKNOWN && self.denied.iter().any(|denied| denied.eq_ignore_ascii_case(whole));
         self.commands.push(Command {
             name: full_name,
             id,
             blocking: entry.blocking,
-            is_denied,
             class: entry.class,
             varies: entry.varies,
             keys: entry.keys,

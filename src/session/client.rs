@@ -167,8 +167,10 @@ impl Session {
             }
             return Self::ask_apart(inner, &request);
         }
-        if subcommand.eq_ignore_ascii_case(b"UNBLOCK") && args.len() >= 3 {
-            return self.unblock(inner, batch, args, request);
+        if subcommand.eq_ignore_ascii_case(b"UNBLOCK")
+            && let Some(translated) = self.unblock(args)
+        {
+            return self.forward_plain(inner, batch, Raw::Borrowed(&translated));
         }
         self.forward_plain(inner, batch, request)
     }
@@ -203,19 +205,11 @@ impl Session {
             && self.worker.shared.registry.get(target).is_some()
     }
 
-    /// CLIENT UNBLOCK: the connection that is blocked is the one that the client has to itself, and has another number.
-    fn unblock(self: &Rc<Self>, inner: &mut Inner, batch: &Batch, args: Args<'_>, request: Raw<'_>) -> Next {
-        match self.unblock_translated(args) {
-            Some(translated) => self.forward_plain(inner, batch, Raw::Borrowed(&translated)),
-            None => self.forward_plain(inner, batch, request),
-        }
-    }
-
-    fn unblock_translated(&self, args: Args<'_>) -> Option<Vec<u8>> {
+    /// CLIENT UNBLOCK: the connection that is blocked is one that the client has to itself, and has another number.
+    fn unblock(&self, args: Args<'_>) -> Option<Vec<u8>> {
         let info =
             self.worker.shared.registry.get(ClientId(u64::try_from(integer(args.get(2)?)?).unwrap_or(0)));
-        // No connection is number 0.
-        let connection = info.map_or(0, |info| info.exclusive.load(Ordering::Acquire)).to_string();
+        let connection = info.map_or(0, |info| info.blocked_on()).to_string();
         let mut translated = Vec::new();
         let rest = args.iter().skip(3);
         encode_request([&args[0], &args[1], connection.as_bytes()].into_iter().chain(rest), &mut translated);
@@ -280,7 +274,7 @@ impl Session {
             return Queued::AsItIs((!has(2, b"OFF")).then_some(Effect::Spend));
         }
         if has(1, b"UNBLOCK")
-            && let Some(translated) = self.unblock_translated(args)
+            && let Some(translated) = self.unblock(args)
         {
             return Queued::Instead(translated.into(), None);
         }
@@ -401,10 +395,9 @@ impl Session {
     fn kill_clients(&self, inner: &mut Inner, args: Args<'_>) -> Next {
         match inner.verdict.take() {
             Some(Verdict::Killed(count)) => {
-                if self.info.is_doomed() {
-                    self.end_after_output();
-                }
-                return inner.reply(&killed(args, count));
+                let next = inner.reply(&killed(args, count));
+                // Nothing behind it is executed.
+                return if self.info.is_doomed() { Next::End } else { next };
             }
             // `judged` looks at it.
             verdict => inner.verdict = verdict,

@@ -8,7 +8,10 @@
 
 use std::{
     rc::{Rc, Weak},
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
 };
 
 use super::{
@@ -89,19 +92,19 @@ pub(super) struct Exclusive {
     number: Number,
 }
 
-/// What CLIENT UNBLOCK finds the connection by, for as long as it is this client's.
-struct Number(Arc<ClientInfo>);
+/// What CLIENT UNBLOCK finds a connection by, for as long as it is this client's.
+pub(super) struct Number(Arc<ClientInfo>, fn(&ClientInfo) -> &AtomicI64);
 
 impl Number {
-    fn enter(info: &Arc<ClientInfo>, number: Option<i64>) -> Self {
-        info.exclusive.store(number.unwrap_or(0), Ordering::Release);
-        Self(Arc::clone(info))
+    fn enter(info: &Arc<ClientInfo>, of: fn(&ClientInfo) -> &AtomicI64, number: Option<i64>) -> Self {
+        of(info).store(number.unwrap_or(0), Ordering::Release);
+        Self(Arc::clone(info), of)
     }
 }
 
 impl Drop for Number {
     fn drop(&mut self) {
-        self.0.exclusive.store(0, Ordering::Release);
+        self.1(&self.0).store(0, Ordering::Release);
     }
 }
 
@@ -116,11 +119,6 @@ impl Exclusive {
     /// Whether the invalidations that come here are of what was read here: then no hit can be older than they are.
     pub(super) fn tracks_reads(&self) -> bool {
         self.tracks_reads
-    }
-
-    /// Whether its client may wait for a long time for what others do.
-    pub(super) fn waits_for_others(&self) -> bool {
-        self.purpose != Purpose::Transaction
     }
 
     /// Closes the connection; its place in the pool becomes free.
@@ -140,6 +138,15 @@ impl Inner {
             || self.exclusive.as_ref().is_some_and(|exclusive| exclusive.is_spent || exclusive.is_fresh)
     }
 
+    /// Whether it is told what others do, without asking each time.
+    pub(super) fn listens(&self) -> bool {
+        self.share.is_some() || self.has_exclusive_for(Purpose::Subscribed)
+    }
+
+    fn has_exclusive_for(&self, purpose: Purpose) -> bool {
+        self.exclusive.as_ref().is_some_and(|exclusive| exclusive.purpose == purpose)
+    }
+
     /// Whether the exclusive connection is dead, and everything that was in flight on it given up.
     pub(super) fn has_lost_exclusive(&self) -> bool {
         self.in_flight == 0 && self.exclusive.as_ref().is_some_and(|exclusive| !exclusive.lane.is_open())
@@ -152,6 +159,12 @@ impl Inner {
 }
 
 impl Session {
+    /// Whether a command of this client may wait for what others do for who knows how long. What is behind that is not
+    /// executed, here as with Redis, once the client has gone.
+    pub(super) fn is_blocked(&self, inner: &Inner) -> bool {
+        self.info.blocking.load(Ordering::Relaxed) > 0 || inner.has_exclusive_for(Purpose::Blocking)
+    }
+
     /// A command that needs an exclusive connection, which the client does not have yet.
     pub(super) fn acquire(inner: &mut Inner, class: Class) -> Next {
         if let Some(Verdict::Refused(raw)) = inner.verdict.take() {
@@ -236,7 +249,7 @@ impl Session {
         };
         let lane = Lane::open(connection, shared.dialer.address(), hooks);
         self.worker.watch_exclusive(&lane, self);
-        let number = Number::enter(&self.info, lane.greeting.client_id);
+        let number = Number::enter(&self.info, |info| &info.exclusive, lane.greeting.client_id);
         self.inner.borrow_mut().exclusive = Some(Exclusive {
             lane,
             place,
@@ -366,7 +379,7 @@ impl Session {
             Class::Subscribe(kind) => self.subscribe(inner, kind, batch, args, request),
             Class::Monitor => self.forward(inner, batch, request, Work::Monitor),
             Class::ScriptDebug => self.forward(inner, batch, request, Work::Spend),
-            Class::Wait => self.forward(inner, batch, request, Work::Wait),
+            Class::Wait => self.wait(inner, batch, request),
             _ if command.blocks(&args) => {
                 // A client that watches keys may block, too, on the connection that it has.
                 if let Some(exclusive) = inner.exclusive.as_mut()
@@ -460,13 +473,18 @@ impl Session {
         }
     }
 
-    /// WAIT and WAITAOF count the writes of one connection: from the first on, the client's lane is its own.
+    /// WAIT and WAITAOF count the writes of one connection: from the first on, the client's lane is its own. What the
+    /// client wrote on another one (a transaction, say) came before what the last command on this one has seen, and so
+    /// there is one: WAIT for nobody, which waits for nothing.
     pub(super) fn wait(self: &Rc<Self>, inner: &mut Inner, batch: &Batch, request: Raw<'_>) -> Next {
+        if inner.waits > 0 {
+            return Next::Hold;
+        }
         let lane = match self.lane(inner) {
             Ok(lane) => lane,
             Err(reason) => return inner.no_lane(reason),
         };
-        if inner.private_lane.is_none() {
+        if inner.exclusive.is_none() && inner.private_lane.is_none() {
             let Ok(place) = Arc::clone(&self.worker.shared.private_lanes).try_acquire_owned() else {
                 let max = self.worker.shared.config.upstream.max_blocking;
                 let text = format!(
@@ -475,9 +493,16 @@ impl Session {
                 return inner.refuse(&text);
             };
             self.worker.lanes.privatize(&lane);
-            inner.private_lane = Some(place);
+            let number = Number::enter(&self.info, |info| &info.private_lane, lane.greeting.client_id);
+            inner.private_lane = Some((place, number));
         }
-        self.forward(inner, batch, request, Work::Wait)
+        let place = inner.place();
+        inner.last_write = Some(place.seq);
+        let work = Work::Wait { mark: BlockedMark::new(&self.info), is_announced: false };
+        self.send(inner, batch, &lane, place, work, |out| {
+            out.extend(b"*3\r\n$4\r\nWAIT\r\n$1\r\n0\r\n$1\r\n0\r\n");
+            out.push(request);
+        })
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{
     Next, UNDELIVERED_BYTES_PAUSE,
     client::Redirect,
-    exclusive::Exclusive,
+    exclusive::{Exclusive, Number},
     mget,
     output::{Output, PLACES_KEPT_MAX, Seq},
     send::NoLane,
@@ -50,7 +50,7 @@ pub(super) struct Inner {
     pub(super) mute: bool,
     pub(super) lane: Option<Pinned<Ticket>>,
     /// The lane serves this client alone, since it has used WAIT: its place among those that wait.
-    pub(super) private_lane: Option<OwnedSemaphorePermit>,
+    pub(super) private_lane: Option<(OwnedSemaphorePermit, Number)>,
     /// Whether the upstream takes commands from a client that has not authenticated; `None`: not known yet.
     pub(super) needs_auth: Option<bool>,
     /// The last command taken, for CLIENT LIST.

@@ -50,7 +50,7 @@ impl Ticket {
         let session = Rc::clone(&self.session);
         let shared = &session.worker.shared;
         match std::mem::replace(&mut self.work, Work::Plain) {
-            Work::Plain | Work::Wait => {}
+            Work::Plain | Work::Wait { .. } => {}
             Work::Read(read) => {
                 if let Some(generation) = read.mget {
                     self.allow(StringRead::Mget, generation);

@@ -423,8 +423,9 @@ impl Session {
         inner.is_monitoring = false;
         inner.redirect = None;
         inner.subscriptions = Subscriptions::default();
+        // SKIP holds for RESET, too, and OFF does not.
+        inner.mute &= inner.reply_mode == ReplyMode::SkipNext;
         inner.reply_mode = ReplyMode::On;
-        inner.mute = false;
         inner.needs_auth = None;
         inner.pin(lane);
         inner.profile = profile;

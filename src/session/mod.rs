@@ -53,7 +53,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
 use self::{
-    exclusive::Exclusive, inner::Inner, output::Output, registry::ClientInfo, send::NoLane, state::ReplyMode,
+    inner::Inner, output::Output, registry::ClientInfo, send::NoLane, state::ReplyMode,
     transition::Transition, worker::Worker,
 };
 use crate::{
@@ -171,7 +171,7 @@ impl Session {
         self.leave_hub(&mut inner);
         inner.output = Output::new();
         if let Some(exclusive) = inner.exclusive.take() {
-            exclusive.discard();
+            exclusive.lane.hang_up();
         }
         drop(inner);
         self.write.replace(None);
@@ -220,7 +220,7 @@ impl Session {
     /// it): that it has gone must be noticed all the same, for it has a connection of the upstream to itself.
     fn poll_gone(&self, cx: &mut Context<'_>, read: &mut ReadHalf) -> Poll<Option<Transition>> {
         let mut inner = self.inner.borrow_mut();
-        let may_stay = inner.waits_for_others();
+        let may_stay = self.is_blocked(&inner);
         while may_stay && !inner.input_ended && inner.input.len() < UNDELIVERED_BYTES_PAUSE {
             inner.input.reserve(INPUT_BYTES);
             match poll_read_buf(Pin::new(&mut *read), cx, &mut inner.input) {
@@ -443,7 +443,7 @@ impl Session {
         let had_exclusive = inner.exclusive.is_some();
         let next = match inner.share.is_some() {
             // Within a transaction the server has to hear of it, too: see `Session::in_transaction`.
-            _ if command.is_denied && inner.transaction.is_none() => inner.refuse(&denial(command)),
+            _ if self.is_denied(&args[0]) && inner.transaction.is_none() => inner.refuse(&denial(&args[0])),
             true => self.on_share(inner, command, class, batch, args, request),
             false => self.route(inner, command, class, batch, args, request),
         };
@@ -498,6 +498,12 @@ impl Session {
         }
     }
 
+    #[inline]
+    fn is_denied(&self, name: &[u8]) -> bool {
+        let denied = &self.worker.shared.config.server.deny_commands;
+        !denied.is_empty() && denied.iter().any(|one| name.eq_ignore_ascii_case(one.as_bytes()))
+    }
+
     /// What would turn a connection into a replica's is refused; what Redis takes for an attack by way of a browser
     /// ends the client's connection, as it does there.
     fn refuse_class(inner: &mut Inner, command: &Command) -> Next {
@@ -528,6 +534,9 @@ impl Session {
     fn kill(&self) {
         self.end(Ending::Now);
         self.write.replace(None);
+        if let Some(exclusive) = &self.inner.borrow().exclusive {
+            exclusive.lane.hang_up();
+        }
         self.wake();
     }
 
@@ -548,15 +557,15 @@ impl Session {
     /// Whether the session has come to its end: at once, or because nothing is owed any more.
     fn is_over(&self) -> bool {
         let mut inner = self.inner.borrow_mut();
-        let waits_for_others = inner.waits_for_others();
         match self.ending.get() {
             Ending::Now => true,
             Ending::AfterOutput => inner.is_delivered(),
-            Ending::No if inner.input_ended => waits_for_others || (!inner.is_held && inner.is_delivered()),
-            Ending::No if self.worker.draining.get() => {
-                waits_for_others || (inner.is_idle() && inner.is_delivered())
-            }
-            Ending::No => false,
+            Ending::No if !inner.input_ended && !self.worker.draining.get() => false,
+            Ending::No if self.is_blocked(&inner) => true,
+            // It is owed its replies alone, not what it would be told as long as it stays.
+            Ending::No if inner.listens() && inner.is_drained() => !(inner.is_held && inner.may_take()),
+            Ending::No if inner.input_ended => !inner.is_held && inner.is_delivered(),
+            Ending::No => inner.is_idle() && inner.is_delivered(),
         }
     }
 }
@@ -567,8 +576,9 @@ fn ends_connection(command: &Command) -> bool {
 }
 
 /// What a client is told of a command that the operator does not allow.
-fn denial(command: &Command) -> String {
-    format!("NOPERM this proxy does not allow '{}' (server.deny_commands)", command.name)
+fn denial(name: &[u8]) -> String {
+    let name = String::from_utf8_lossy(name);
+    format!("NOPERM this proxy does not allow '{name}' (server.deny_commands)")
 }
 
 /// Whether large requests of a batch are left for [`Session::take_large`].

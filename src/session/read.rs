@@ -140,7 +140,7 @@ impl Session {
         args: Args<'_>,
     ) -> bool {
         let may_hit = batch.is_leased()
-            && !command.is_denied
+            && !self.is_denied(&args[0])
             && inner.is_eligible()
             && inner.reply_mode == ReplyMode::On
             && inner.doomed.is_none()

@@ -58,6 +58,8 @@ pub struct ClientInfo {
     pub command: AtomicU16,
     /// The server's number for the connection that the client has to itself; 0 while it has none.
     pub exclusive: AtomicI64,
+    /// The same for the lane that WAIT has made the client's own.
+    pub private_lane: AtomicI64,
     /// Set by the CLIENT KILL that names it: its worker has yet to cut it off, but to everybody else it is gone.
     doomed: AtomicBool,
     /// Commands queued between MULTI and EXEC; -1 outside.
@@ -119,6 +121,7 @@ impl Registry {
             active: AtomicU64::new(now.0),
             command: AtomicU16::new(0),
             exclusive: AtomicI64::new(0),
+            private_lane: AtomicI64::new(0),
             doomed: AtomicBool::new(false),
             queued: AtomicI64::new(-1),
             blocking: AtomicU32::new(0),
@@ -170,6 +173,14 @@ impl ClientInfo {
     /// Whether a CLIENT KILL has named it.
     pub fn is_doomed(&self) -> bool {
         self.doomed.load(Ordering::Acquire)
+    }
+
+    /// The server's number for the connection on which a command of this client may be blocked; no connection is 0.
+    pub fn blocked_on(&self) -> i64 {
+        match self.exclusive.load(Ordering::Acquire) {
+            0 => self.private_lane.load(Ordering::Acquire),
+            number => number,
+        }
     }
 
     /// Whether CLIENT LIST and KILL count this client as of a type; a proxy has no masters and replicas.

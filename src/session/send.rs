@@ -125,7 +125,7 @@ impl Session {
 impl Work {
     /// Whether there is no telling how long the server may rightly take.
     pub(super) fn may_take_its_time(&self) -> bool {
-        matches!(self, Self::Blocking { .. } | Self::Subscribe { .. } | Self::Monitor | Self::Wait)
+        matches!(self, Self::Blocking { .. } | Self::Subscribe { .. } | Self::Monitor | Self::Wait { .. })
     }
 }
 

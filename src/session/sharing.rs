@@ -66,13 +66,6 @@ pub(super) struct Change {
     mute: bool,
 }
 
-impl Inner {
-    /// Whether it has to hear what others say, or wait for what they do, for who knows how long.
-    pub(super) fn waits_for_others(&self) -> bool {
-        self.share.is_some() || self.exclusive.as_ref().is_some_and(super::Exclusive::waits_for_others)
-    }
-}
-
 impl Session {
     /// A client that is not subscribed wants to be.
     pub(super) fn acquire_subscription(inner: &mut Inner, class: Class, args: Args<'_>) -> Next {

@@ -96,8 +96,12 @@ pub(super) enum Work {
     },
     /// INFO: the server's answer, with a section of nearhit's own.
     Info,
-    /// WAIT and WAITAOF, which take as long as the client allows.
-    Wait,
+    /// WAIT and WAITAOF, which take as long as the client allows; and whether another has been answered that is sent
+    /// ahead of it.
+    Wait {
+        mark: BlockedMark,
+        is_announced: bool,
+    },
     /// SELECT on an exclusive connection.
     Select(Database),
     /// MULTI.
@@ -306,7 +310,11 @@ impl Completion for Ticket {
             self.note_trouble(&raw);
         }
         match std::mem::replace(&mut self.work, Work::Plain) {
-            Work::Plain | Work::Wait => self.answer(raw, self.fence),
+            Work::Plain | Work::Wait { is_announced: true, .. } => self.answer(raw, self.fence),
+            Work::Wait { mark, is_announced: false } => {
+                self.work = Work::Wait { mark, is_announced: true };
+                return Progress::More;
+            }
             Work::Select(database) => {
                 if !reply::is_error(&raw) {
                     self.session.changed(|profile| profile.database = database);

@@ -41,8 +41,8 @@ impl Session {
         args: Args<'_>,
         request: Raw<'_>,
     ) -> Next {
-        if command.is_denied {
-            return self.spoil(inner, batch, &args[0], &denial(command));
+        if self.is_denied(&args[0]) {
+            return self.spoil(inner, batch, &args[0], &denial(&args[0]));
         }
         let mut request = request;
         let mut effect = None;

@@ -323,6 +323,19 @@ impl<C: Completion> Lane<C> {
         }
     }
 
+    /// The same for a client that has gone. The server gets what it has not got yet, and hears of the end at once: a BLPOP
+    /// would take what is pushed next.
+    pub fn hang_up(&self) {
+        self.close();
+        let Some(write) = self.write.take() else { return };
+        let output = &mut self.queue.borrow_mut().output;
+        while !output.is_empty()
+            && let Ok(written) = write_some(&write, output)
+        {
+            output.advance(written);
+        }
+    }
+
     /// Ends a lane on which nothing is in flight and returns its socket; `None` if it is not clean.
     ///
     /// Cancelled, it leaves the lane closed.
@@ -360,8 +373,11 @@ impl<C: Completion> Lane<C> {
     }
 
     fn close_if_unused(&self) {
-        if self.retired.get() && self.pins.get() == 0 && self.queue.borrow().in_flight.is_empty() {
-            self.close();
+        // With nobody pinned to it, a WAIT is its client's that has gone.
+        let is_waited_for =
+            || self.queue.borrow().in_flight.front().is_some_and(|entry| entry.due != Nanos::FOREVER);
+        if self.retired.get() && self.pins.get() == 0 && !is_waited_for() {
+            self.hang_up();
         }
     }
 

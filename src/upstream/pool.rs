@@ -21,6 +21,9 @@ use crate::{
     net::{Resting, Stream},
 };
 
+/// One in so many places is left to those who have no other way to go.
+const SPARED: usize = 4;
+
 /// An unused pooled connection is closed after this long.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
@@ -113,7 +116,7 @@ pub struct Pool {
 pub enum Patience {
     /// For as long as the budget says.
     Waits,
-    /// Whoever asks has another way to go.
+    /// Whoever asks has another way to go, and leaves the last ones to those who have none.
     None,
 }
 
@@ -153,6 +156,9 @@ impl Pool {
         patience: Patience,
     ) -> Result<(Connection, Exclusive), CheckoutError> {
         let wait = if patience == Patience::Waits { self.budget.wait } else { Duration::ZERO };
+        if patience == Patience::None && self.room.available_permits() <= self.budget.max / SPARED {
+            return Err(self.exhausted(wait));
+        }
         let room = match Arc::clone(&self.room).try_acquire_owned() {
             Ok(room) => room,
             // Nobody closes it.

@@ -217,6 +217,27 @@ fn a_late_reply_gives_nobody_elses_rights() {
 }
 
 #[test]
+fn a_password_that_is_set_through_here_is_wanted_at_once() {
+    let sets: [&[&str]; 3] = [
+        &["CONFIG SET requirepass secret"],
+        &["ACL SETUSER default on resetpass >secret"],
+        &["MULTI", "CONFIG SET requirepass secret", "EXEC"],
+    ];
+    for set in sets {
+        let redis = Redis::start();
+        redis.client().must("ACL SETUSER keeper on >k ~* &* +@all");
+        let url = redis.url().replace("redis://", "redis://keeper:k@");
+        let proxy = proxy().set("upstream.url", &url).set("upstream.health_check_interval", "1h").start();
+        proxy.wait_live();
+        let mut old = proxy.client();
+        old.must("SET k value");
+        old.ask_all(set);
+        eventually("a newcomer is turned away", || proxy.client().ask("GET k").starts_with(b"-NOAUTH"));
+        old.expect(&bulk("value"), &["GET", "k"]);
+    }
+}
+
+#[test]
 fn what_one_command_may_read_another_may_not_show() {
     let house = house_with_users();
     let mut outside = house.outside();
