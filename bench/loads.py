@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import time
 from dataclasses import dataclass
 
 # A generator that is on its core for more than this share of the run may be what limits the throughput.
@@ -83,21 +82,3 @@ class Own:
         command = [house.programs.load, f"address=127.0.0.1:{house.port}", f"requests={operations}", *words]
         said, cpu_s = run(command, house.cores.load, operations)
         return json.loads(said.splitlines()[-1]), cpu_s
-
-
-# How long the servers may take to have done with connections that were closed, before they are measured anyhow.
-SETTLE_MAX_S = 2
-SETTLE_STEP_S = 0.02
-SETTLED_SHARE = 0.02
-
-
-def settle(house):
-    """Waits until the servers rest; returns the CPU time they have taken by then."""
-    deadline = time.monotonic() + SETTLE_MAX_S
-    before = house.cpu_ns()
-    while True:
-        time.sleep(SETTLE_STEP_S)
-        now = house.cpu_ns()
-        if now - before < SETTLED_SHARE * SETTLE_STEP_S * 1e9 or time.monotonic() > deadline:
-            return now
-        before = now

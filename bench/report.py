@@ -86,6 +86,7 @@ def as_json(cell, measured):
                 "p99.9_us": series.latency("p999"),
                 "hit_share": series.hit_share(),
                 "load_share": round(series.load_share(), 3),
+                "idle_share": round(series.idle_share(), 4),
                 "rounds_cpu_us_per_op": [round(sample.cpu_ns / 1e3, 4) for sample in series.samples],
             }
             for target, series in measured.items()

@@ -2,14 +2,15 @@
 
 What a machine does besides, and how warm it is, changes from minute to minute; so figures are compared within a round
 only. CPU time is what the kernel says the house's processes were on a core. What connecting costs them is measured
-apart and taken off.
+apart and taken off, as is what they do by themselves while nothing is asked.
 """
 
+import time
 from dataclasses import dataclass, field
 from statistics import median
 
-from loads import settle
-
+REST_S = 0.03
+REST_PER_CONNECTION_S = 0.0001
 # For how many pipelines of every connection a first run goes, to learn the rate.
 TRIAL_PIPELINES = 20
 OPERATIONS_MIN_PIPELINES = 10
@@ -22,6 +23,7 @@ class Sample:
     cpu_ns: float  # for one operation
     run: object
     hit_share: float | None
+    idle_share: float  # of a core, that the house takes when nobody asks for anything
 
 
 @dataclass
@@ -46,6 +48,9 @@ class Series:
         shares = [sample.hit_share for sample in self.samples if sample.hit_share is not None]
         return median(shares) if shares else None
 
+    def idle_share(self):
+        return self.of(lambda sample: sample.idle_share)
+
     def load_share(self):
         return self.of(lambda sample: sample.run.load_share)
 
@@ -54,19 +59,8 @@ class Series:
         return median(mine.cpu_ns / its.cpu_ns for mine, its in zip(self.samples, other.samples))
 
 
-def once(house, load, operations):
-    """Runs a load; returns the CPU time of the house, the run, and the share of hits."""
-    hits, lookups = house.lookups()
-    before = settle(house)
-    run = load.run(house, operations)
-    spent = settle(house) - before
-    hits_after, lookups_after = house.lookups()
-    share = (hits_after - hits) / (lookups_after - lookups) if lookups_after > lookups else None
-    return spent, run, share
-
-
 class Subject:
-    """A target in a cell: its house, its load, how many operations make a measurement, and what connecting costs."""
+    """A target in a cell: its house, its load, how many operations make a measurement, and what is taken off."""
 
     def __init__(self, house, load, seconds):
         self.house, self.load = house, load
@@ -75,12 +69,36 @@ class Subject:
         trial = load.run(house, TRIAL_PIPELINES * batch)
         pipelines = int(trial.operations / trial.seconds * seconds / batch)
         self.operations = batch * max(OPERATIONS_MIN_PIPELINES, pipelines)
-        self.connecting_ns = min(once(house, load, batch)[0] for _ in range(2))
+        self.rest()
+        before, begun = house.cpu_ns(), time.monotonic()
+        time.sleep(seconds)
+        self.idle_share = (house.cpu_ns() - before) / 1e9 / (time.monotonic() - begun)
+        self.connecting_ns = min(self.once(batch)[0] for _ in range(2))
 
     def measure(self):
-        spent, run, share = once(self.house, self.load, self.operations)
-        spent -= self.connecting_ns
-        return Sample(spent / (self.operations - self.connecting_operations), run, share)
+        hits, lookups = self.house.lookups()
+        spent, run = self.once(self.operations)
+        hits_after, lookups_after = self.house.lookups()
+        share = (hits_after - hits) / (lookups_after - lookups) if lookups_after > lookups else None
+        cpu_ns = (spent - self.connecting_ns) / (self.operations - self.connecting_operations)
+        return Sample(cpu_ns, run, share, self.idle_share)
+
+    def once(self, operations):
+        """Runs the load; returns the CPU time that the house took for it, and the run.
+
+        What the servers do by themselves counts for as long as operations run, and not while clients connect and go.
+        """
+        self.rest()
+        before, begun = self.house.cpu_ns(), time.monotonic()
+        run = self.load.run(self.house, operations)
+        self.rest()
+        spent = self.house.cpu_ns() - before
+        around_s = time.monotonic() - begun - run.seconds
+        return spent - self.idle_share * around_s * 1e9, run
+
+    def rest(self):
+        """Lets the servers have done with connections that were closed."""
+        time.sleep(REST_S + self.load.connections * REST_PER_CONNECTION_S)
 
 
 def interleaved(subjects, rounds):

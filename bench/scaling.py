@@ -74,7 +74,12 @@ def measure(options, street):
 
 def as_json(value, series):
     def figures(one):
-        return {"cpu_us_per_op": one.cpu_us(), "ratio": one.ratio(series[BASELINE]), "ops_per_s": one.rate()}
+        return {
+            "cpu_us_per_op": one.cpu_us(),
+            "ratio": one.ratio(series[BASELINE]),
+            "ops_per_s": one.rate(),
+            "idle_share": one.idle_share(),
+        }
 
     return {"at": value, "targets": {target: figures(one) for target, one in series.items()}}
 
@@ -91,13 +96,13 @@ def measure_point(cell, options, street):
 def rows(name, points):
     costs = [f"{target}, us/op" for target in TARGETS]
     ratios = [f"{target}, ratio" for target in PROXIES]
-    found = [[name, *costs, *ratios, ""]]
+    found = [[name, *costs, *ratios, "nearhit at rest, of a core", ""]]
     for value, series in points:
         costs = [f"{series[target].cpu_us():.3f}" for target in TARGETS]
         ratios = [f"{series[target].ratio(series[BASELINE]):.2f}" for target in PROXIES]
         share = series["nearhit"].hit_share() or 0
         note = "" if share >= WORKLOADS["GET"].hits else f"NO FIGURE: {share:.0%} hits"
-        found.append([f"{value:,}", *costs, *ratios, note])
+        found.append([f"{value:,}", *costs, *ratios, f"{series['nearhit'].idle_share():.1%}", note])
     return found
 
 
