@@ -22,7 +22,9 @@ class Cores:
     def __init__(self):
         allowed = sorted(os.sched_getaffinity(0))
         cores = one_a_core(allowed)
-        self.allowed = len(allowed)
+        self.are_threads = len(cores) == 1 < len(allowed)
+        if self.are_threads:
+            cores = allowed
         self.servers = {cores[0]}
         self.load = {cores[-1]}
         self.two_workers = {cores[0], cores[1] if len(cores) > 1 else cores[0]}
@@ -32,6 +34,8 @@ class Cores:
             return "one core for all: the load takes time from the servers, and batches are smaller than they would be"
         text = f"servers on CPU {named(self.servers)}, load on CPU {named(self.load)}"
         text += f", the proxy of two workers on CPUs {named(self.two_workers)}"
+        if self.are_threads:
+            text += "; these are threads of one core, which slow each other down: ratios hold, microseconds do not"
         if self.two_workers & self.load:
             text += " (which is the load's, too: its figures are the least sure)"
         return text

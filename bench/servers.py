@@ -113,7 +113,7 @@ class House:
         """Puts Redis so far away, in each direction."""
         cpus = ",".join(map(str, self.cores.load))
         command = ["taskset", "-c", cpus, self.programs.relay, str(self.port), str(delay_us)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        process = subprocess.Popen(command, cwd=self.directory, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         self.processes.append((process, False))
         self.port = int(process.stdout.readline())
         return self

@@ -13,13 +13,13 @@ use tempfile::TempDir;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// The programs of `examples/`, built as `scripts/bench` does, since cargo builds no examples for tests.
+/// The programs of `examples/`, by rustc as in `scripts/bench`, since cargo builds no examples for tests.
 fn build_tools(directory: &Path) {
     // Beside cargo, so that it is of the same toolchain.
     let rustc = Path::new(env!("CARGO")).with_file_name("rustc");
     for tool in ["load", "relay"] {
         let mut command = Command::new(&rustc);
-        command.args(["--edition", "2024", "-O", &format!("{ROOT}/examples/{tool}.rs"), "-o"]);
+        command.args(["--edition", "2024", &format!("{ROOT}/examples/{tool}.rs"), "-o"]);
         let output = command.arg(directory.join(tool)).output().expect("rustc is installed");
         assert!(output.status.success(), "{}", printed(&output));
     }
@@ -58,11 +58,15 @@ fn run(what: &str, svg: bool) -> Ran {
     Ran { said, json: read(json), svg: svg.then(|| read(chart)) }
 }
 
-/// Each of its servers has a directory there, as long as it runs.
+/// Each of its servers has a directory there, and runs in it.
 #[track_caller]
 fn assert_nothing_left(scratch: &TempDir) {
     let left = fs::read_dir(scratch.path()).expect("it is still there").count();
-    assert_eq!(left, 0, "servers, or their directories, are left");
+    assert_eq!(left, 0, "directories are left");
+    let processes = fs::read_dir("/proc").expect("Linux has it").flatten();
+    let homes = processes.filter_map(|process| fs::read_link(process.path().join("cwd")).ok());
+    let left: Vec<PathBuf> = homes.filter(|home| home.starts_with(scratch.path())).collect();
+    assert!(left.is_empty(), "servers are left in {left:?}");
 }
 
 /// That all of `words` are in it.
