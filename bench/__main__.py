@@ -30,13 +30,13 @@ def arguments():
     parser.add_argument("--quick", action="store_true", help="one short round, to see that it works")
     parser.add_argument("--only", metavar="PATTERN", help="cells whose name begins so, such as 'GET 32 B*P=16'")
     parser.add_argument("--rounds", type=int, help="how often each target is measured (7)")
-    parser.add_argument("--seconds", type=float, help="how long each time (0.5)")
+    parser.add_argument("--seconds", type=float, help="how long each time (0.3)")
     parser.add_argument("--markdown", action="store_true", help="tables in Markdown")
     parser.add_argument("--json", metavar="FILE", help="everything, round by round")
     parser.add_argument("--svg", metavar="FILE", help="a chart")
     options = parser.parse_args()
     options.rounds = options.rounds or (1 if options.quick else 7)
-    options.seconds = options.seconds or (0.02 if options.quick else 0.5)
+    options.seconds = options.seconds or (0.02 if options.quick else 0.3)
     if options.svg and options.what == "saved":
         parser.error("saved has no chart")
     # By how much less there is of everything.
@@ -47,7 +47,7 @@ def arguments():
 def main():
     options = arguments()
     # Servers must not outlive this, however it ends.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     machine.raise_open_files()
     cores = machine.Cores()
     about = machine.description()
@@ -55,7 +55,7 @@ def main():
     os.sched_setaffinity(0, cores.load)
     programs = Programs(options.nearhit, options.tools)
     about |= {"cores": str(cores), "rounds": options.rounds, "versions": programs.versions()}
-    say(f"{about['processor']}, {cores}")
+    print(f"{about['processor']}, {cores}; {options.rounds} rounds", end="\n\n", flush=True)
     with Street(programs, cores) as street:
         measure = {"matrix": measure_matrix, "saved": saved.measure, "scaling": scaling.measure}[options.what]
         found = measure(options, street)
@@ -77,10 +77,13 @@ def measure_matrix(options, street):
     for program in {program for program in matrix.PROGRAMS if program not in cell_targets(cells)}:
         say(f"{program} is not installed, and left out")
     results, begun = {}, time.monotonic()
-    for number, cell in enumerate(cells):
-        say(f"[{time.monotonic() - begun:4.0f} s] {number + 1} of {len(cells)}: {cell.name}")
-        results[cell.name] = measure_cell(cell, options, street)
-
+    try:
+        for number, cell in enumerate(cells):
+            say(f"[{time.monotonic() - begun:4.0f} s] {number + 1} of {len(cells)}: {cell.name}")
+            results[cell.name] = measure_cell(cell, options, street)
+    except KeyboardInterrupt:
+        say("stopped: what has been measured follows")
+        cells = cells[: len(results)]
     print(report.table(report.summary(cells, results), options.markdown), end="\n\n")
     rows = [row for cell in cells for row in report.details(cell, results[cell.name])]
     print(report.table([report.COLUMNS, *rows], options.markdown), end="\n\n")
@@ -112,4 +115,7 @@ def measure_cell(cell, options, street):
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("stopped")

@@ -77,7 +77,9 @@ class Cell:
         return self.connections * self.pipeline * self.size * self.workload.values
 
     def targets(self):
-        return [name for name in self.workload.targets if shutil.which(PROGRAMS.get(name, "taskset"))]
+        names = [name for name in self.workload.targets if shutil.which(PROGRAMS.get(name, "taskset"))]
+        # One client has one worker.
+        return [name for name in names if self.connections > 1 or name != "nearhit, 2 workers"]
 
     def load(self, scale):
         """A generator for one target of the cell."""

@@ -57,16 +57,13 @@ def details(cell, measured):
 
 
 def summary(cells, results):
-    """Ratios alone, a row for each target: what a README has room for."""
-    cells = [cell for cell in cells if cell.name in results]
+    """Ratios alone: what a README has room for."""
     targets = list(dict.fromkeys(target for cell in cells for target in results[cell.name]))
-    rows = [["ratio to Redis", *(cell.name for cell in cells)]]
-    for target in targets:
-        row = [target]
-        for cell in cells:
-            measured = results[cell.name]
-            row.append(f"{measured[target].ratio(measured[BASELINE]):.2f}" if target in measured else "")
-        rows.append(row)
+    rows = [["ratio to Redis", *targets]]
+    for cell in cells:
+        measured = results[cell.name]
+        ratios = {target: f"{series.ratio(measured[BASELINE]):.2f}" for target, series in measured.items()}
+        rows.append([cell.name, *(ratios.get(target, "") for target in targets)])
     return rows
 
 

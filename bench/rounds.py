@@ -11,9 +11,9 @@ from statistics import median
 
 REST_S = 0.03
 REST_PER_CONNECTION_S = 0.0001
-# For how many pipelines of every connection a first run goes, to learn the rate.
-TRIAL_PIPELINES = 20
-OPERATIONS_MIN_PIPELINES = 10
+# How long a first run goes, to learn the rate; and the least that is a measurement, in pipelines of every connection.
+TRIAL_OPERATIONS = 5000
+PIPELINES_MIN = 5
 
 
 @dataclass
@@ -66,9 +66,9 @@ class Subject:
         self.house, self.load = house, load
         batch = load.connections * load.pipeline
         self.connecting_operations = batch
-        trial = load.run(house, TRIAL_PIPELINES * batch)
+        trial = load.run(house, batch * (1 + TRIAL_OPERATIONS // batch))
         pipelines = int(trial.operations / trial.seconds * seconds / batch)
-        self.operations = batch * max(OPERATIONS_MIN_PIPELINES, pipelines)
+        self.operations = batch * max(PIPELINES_MIN, pipelines)
         self.rest()
         before, begun = house.cpu_ns(), time.monotonic()
         time.sleep(seconds)
