@@ -31,12 +31,12 @@ def table(rows, is_markdown):
 def notes(cell, target, series):
     """What makes a figure less than it seems."""
     found = []
-    share = series.hit_share()
-    wanted = cell.workload.hits
-    if target.startswith("nearhit") and wanted and (share or 0) < wanted:
-        found.append(f"NO FIGURE: {share or 0:.0%} hits")
-    elif target.startswith("nearhit") and cell.workload.name == "mixture":
-        found.append(f"{share:.0%} of reads hit")
+    share = series.hit_share() or 0
+    if target.startswith("nearhit") and cell.workload.hits:
+        if share < cell.workload.hits:
+            found.append(f"NO FIGURE: {share:.0%} of reads hit")
+        elif cell.workload.name == "mixture":
+            found.append(f"{share:.0%} of reads hit")
     if series.of(lambda sample: sample.run.is_saturated):
         found.append("load saturated")
     return ", ".join(found)

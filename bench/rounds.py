@@ -11,6 +11,8 @@ from statistics import median
 
 REST_S = 0.03
 REST_PER_CONNECTION_S = 0.0001
+# Servers look after themselves some ten times a second.
+IDLE_MIN_S = 0.1
 # How long a first run goes, to learn the rate; and the least that is a measurement, in pipelines of every connection.
 TRIAL_OPERATIONS = 5000
 PIPELINES_MIN = 5
@@ -71,7 +73,7 @@ class Subject:
         self.operations = batch * max(PIPELINES_MIN, pipelines)
         self.rest()
         before, begun = house.cpu_ns(), time.monotonic()
-        time.sleep(seconds)
+        time.sleep(max(seconds, IDLE_MIN_S))
         self.idle_share = (house.cpu_ns() - before) / 1e9 / (time.monotonic() - begun)
         self.connecting_ns = min(self.once(batch)[0] for _ in range(2))
 
@@ -80,8 +82,9 @@ class Subject:
         spent, run = self.once(self.operations)
         hits_after, lookups_after = self.house.lookups()
         share = (hits_after - hits) / (lookups_after - lookups) if lookups_after > lookups else None
-        cpu_ns = (spent - self.connecting_ns) / (self.operations - self.connecting_operations)
-        return Sample(cpu_ns, run, share, self.idle_share)
+        # A quick run can be so short that what is taken off is more than it took.
+        spent = max(spent - self.connecting_ns, 1)
+        return Sample(spent / (self.operations - self.connecting_operations), run, share, self.idle_share)
 
     def once(self, operations):
         """Runs the load; returns the CPU time that the house took for it, and the run.
