@@ -8,7 +8,7 @@ COLUMNS = ["cell", "target", "CPU us/op", "ratio", "op/s", "p50 us", "p99 us", "
 
 
 def table(rows, is_markdown):
-    """`rows` of texts, the first of them the heading; the first two columns are words, the rest figures."""
+    """`rows` of texts, the first of them the heading. Figures stand to the right, notes (without a heading) do not."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
 
     def line(row):
@@ -19,7 +19,7 @@ def table(rows, is_markdown):
         return "| " + " | ".join(texts) + " |" if is_markdown else "  ".join(texts).rstrip()
 
     def is_figure(number):
-        return number and any(row[number][:1].isdigit() for row in rows)
+        return number > 0 and rows[0][number] and any(row[number][:1].isdigit() for row in rows)
 
     lines = [line(row) for row in rows]
     if is_markdown:
