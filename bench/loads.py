@@ -1,0 +1,84 @@
+"""The load generators: how each is run, and what it says of its run."""
+
+import json
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+
+# A generator that is on its core for more than this share of the run may be what limits the throughput.
+SATURATED = 0.95
+
+
+@dataclass
+class Run:
+    operations: int
+    seconds: float
+    p50: float  # microseconds, as are the next two
+    p99: float
+    p999: float
+    load_share: float  # of a core, that the generator took
+
+    @property
+    def is_saturated(self):
+        return self.load_share > SATURATED
+
+
+def run(command, cores, operations):
+    """Runs a generator; returns what it said, and the seconds of CPU time it took."""
+    cpus = ",".join(map(str, sorted(cores)))
+    process = subprocess.Popen(["taskset", "-c", cpus, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    said = process.stdout.read().decode("latin-1")
+    # wait4 rather than wait: its account is of this child alone.
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    process.stdout.close()
+    if process.returncode:
+        raise RuntimeError(f"{command[0]} failed, {operations} operations:\n{said[-2000:]}")
+    return said, usage.ru_utime + usage.ru_stime
+
+
+class RedisBenchmark:
+    """One command again and again, with keys drawn at random."""
+
+    def __init__(self, words, keys, connections, pipeline):
+        self.words, self.keys, self.connections, self.pipeline = words, keys, connections, pipeline
+
+    def run(self, house, operations):
+        command = ["redis-benchmark", "-h", "127.0.0.1", "-p", str(house.port), "-r", str(self.keys)]
+        command += ["-c", str(self.connections), "-P", str(self.pipeline), "-n", str(operations), *self.words]
+        said, cpu_s = run(command, house.cores.load, operations)
+        if "Error from server" in said or "rror:" in said:
+            raise RuntimeError(f"redis-benchmark {self.words[0]}: {said[-2000:]}")
+        # From the latencies on: what stands before may be a title with all bytes of a value.
+        said = said[said.index("Latency by percentile distribution") :]
+        taken = re.findall(r"^([\d.]+)% <= ([\d.]+) milliseconds", said, re.MULTILINE)
+        rate = float(re.search(r"throughput summary: ([\d.]+|inf) requests", said)[1])
+        summary = re.search(r"avg\s+min\s+p50\s+p95\s+p99\s+max\s+([\d. ]+)", said)[1].split()
+        # The distribution halves what is left at each line, so that one of them is just above 99.9 %.
+        p999 = next(float(ms) for share, ms in taken if float(share) >= 99.9)
+        # It counts in milliseconds.
+        seconds = max(operations / rate, 0.001)
+        return Run(operations, seconds, float(summary[2]) * 1e3, float(summary[4]) * 1e3, p999 * 1e3, cpu_s / seconds)
+
+
+class Own:
+    """examples/load.rs, for what redis-benchmark cannot do."""
+
+    def __init__(self, connections, pipeline, **options):
+        self.connections, self.pipeline, self.options = connections, pipeline, options
+        self.seed = 0
+
+    def run(self, house, operations):
+        said, cpu_s = self.run_raw(house, operations)
+        taken, seconds = said["all"], said["seconds"]
+        return Run(operations, seconds, taken["p50"], taken["p99"], taken["p99.9"], cpu_s / seconds)
+
+    def run_raw(self, house, operations):
+        """What it printed, too."""
+        self.seed += 1
+        options = dict(self.options, clients=self.connections, pipeline=self.pipeline, seed=self.seed)
+        words = [f"{name}={value}" for name, value in options.items()]
+        command = [house.programs.load, f"address=127.0.0.1:{house.port}", f"requests={operations}", *words]
+        said, cpu_s = run(command, house.cores.load, operations)
+        return json.loads(said.splitlines()[-1]), cpu_s
