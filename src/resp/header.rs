@@ -43,6 +43,16 @@ pub(super) fn parse(input: &[u8]) -> Header {
     }
 }
 
+/// The range of the payload of a bulk string that begins at `position`, if all of it is there and canonical.
+#[inline]
+pub(super) fn string(input: &[u8], position: usize) -> Option<(usize, usize)> {
+    let [b'$', rest @ ..] = input.get(position..)? else { return None };
+    let Header::Length { value, len } = parse(rest) else { return None };
+    let start = position + 1 + len;
+    let end = start.checked_add(usize::try_from(value).ok()?)?;
+    (*input.get(end..)?.first_chunk()? == *b"\r\n").then_some((start, end))
+}
+
 /// How many bytes [`push`] writes for `value`.
 pub(super) fn len_of(value: usize) -> usize {
     "*\r\n".len() + value.checked_ilog10().unwrap_or(0) as usize + 1

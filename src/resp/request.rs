@@ -24,8 +24,8 @@ const UNAUTHENTICATED_BULK_BYTES_MAX: usize = 16 * 1024;
 const SPANS_KEPT_MAX: usize = 1024;
 /// What [`RequestScanner::scan_short`] takes: requests below all other limits.
 const SHORT_ARGUMENTS_MAX: u8 = 9;
-const SHORT_ARGUMENT_BYTES_MAX: usize = 99;
-const SHORT_REQUEST_BYTES_MAX: usize = 1024;
+const SHORT_ARGUMENT_BYTES_MAX: usize = UNAUTHENTICATED_BULK_BYTES_MAX;
+const SHORT_REQUEST_BYTES_MAX: usize = (SHORT_ARGUMENTS_MAX as usize + 1) * (SHORT_ARGUMENT_BYTES_MAX + 16);
 
 /// What one request may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,21 +154,11 @@ impl RequestScanner {
         self.spans.clear();
         let mut position = 4;
         for _ in b'0'..count {
-            let [b'$', first, second, third, fourth] = *input.get(position..)?.first_chunk()? else {
-                return None;
-            };
-            let (start, len) = match (first.wrapping_sub(b'0'), second.wrapping_sub(b'0')) {
-                (len @ 0..=9, _) if [second, third] == *b"\r\n" => (position + 4, usize::from(len)),
-                (tens @ 1..=9, ones @ 0..=9) if [third, fourth] == *b"\r\n" => {
-                    (position + 5, usize::from(tens * 10 + ones))
-                }
-                _ => return None,
-            };
-            let end = start + len;
-            if *input.get(end..)?.first_chunk()? != *b"\r\n" {
+            let (start, end) = header::string(input, position)?;
+            if end - start > SHORT_ARGUMENT_BYTES_MAX {
                 return None;
             }
-            self.spans.push(Span::new(start, len));
+            self.spans.push(Span::new(start, end - start));
             position = end + 2;
         }
         self.wanted = 0;

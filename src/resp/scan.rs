@@ -82,7 +82,21 @@ impl ReplyScanner {
     /// Looks for the end of the frame that begins `input`; `None` if it has not arrived. Then the next call's
     /// `input` begins with the same bytes and has more of them (but see [`ReplyScanner::forget`]); after a frame
     /// it begins behind that.
+    #[inline]
     pub fn scan(&mut self, input: &[u8]) -> Result<Option<Frame>, ScanError> {
+        // The short way for what most replies are: one string, and all of it there.
+        if self.position == 0
+            && self.owed == 1
+            && self.kind.is_none()
+            && let Some((_, end)) = header::string(input, 0)
+        {
+            *self = Self::new();
+            return Ok(Some(Frame { len: end + 2, kind: FrameKind::Reply }));
+        }
+        self.scan_any(input)
+    }
+
+    fn scan_any(&mut self, input: &[u8]) -> Result<Option<Frame>, ScanError> {
         self.seen = input.len();
         while self.owed > 0 {
             if !self.in_payload && !self.element(input)? {

@@ -112,6 +112,11 @@ impl Auditor {
         }
     }
 
+    /// Whether hits are audited at all.
+    pub(super) fn is_on(&self) -> bool {
+        self.left.get() > 0
+    }
+
     /// Counts a hit down, and takes down what was shown if it is one to be audited. Under the shard's lock.
     #[inline]
     pub(super) fn draw(&self, hit: &Hit<'_>, protocol: Protocol) -> Option<Box<Shown>> {

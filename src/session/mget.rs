@@ -10,6 +10,7 @@
 use std::{ops::Range, rc::Rc};
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::{
     Inner, Next, Session,
@@ -54,6 +55,14 @@ enum Source {
     Upstream { token: Option<Token<Waiter>>, pttl: Option<Pttl>, value: Bytes },
 }
 
+/// Under what the parts of an MGET are cached.
+struct MgetSource {
+    variant: (IdentityId, Database, CommandId),
+    /// Whether the client is known to be allowed an MGET.
+    may_show: bool,
+    generation: Generation,
+}
+
 /// An MGET whose parts are all there and must be looked at once more.
 pub(super) struct Parts {
     mget: Box<Mget>,
@@ -82,10 +91,16 @@ impl Session {
         if !eligible {
             return self.forward_read(inner, command, batch, args, request);
         }
-        let mut mget = self.collect(inner, batch, args);
+        let counters = &self.worker.counters;
+        let source = self.mget_source(inner);
+        if source.may_show && self.mget_hit(inner, &source, batch, args) {
+            counters.hits.add(args.len() as u64 - 1);
+            counters.upstream_commands_saved.add(1);
+            return Next::Done;
+        }
+        let mut mget = self.collect(inner, &source, batch, args);
         mget.request = Box::from(&request[..]);
         let missing = mget.parts.iter().filter(|part| matches!(part.source, Source::Upstream { .. })).count();
-        let counters = &self.worker.counters;
         if missing == 0 && mget.is_still_valid(self, batch.now) {
             counters.hits.add(mget.parts.len() as u64);
             counters.upstream_commands_saved.add(1);
@@ -112,23 +127,74 @@ impl Session {
         self.send(inner, batch, &lane, place, Work::Mget(Box::new(mget)), |out| out.extend(&bytes))
     }
 
-    /// Looks each key up. A part counts only if everything that came before it was read has been certified:
-    /// else it might show one half of an outside write whose other half is still cached as it was.
-    fn collect(self: &Rc<Self>, inner: &Inner, batch: &Batch, args: Args<'_>) -> Mget {
+    /// Where the parts of a client's MGET are found.
+    fn mget_source(&self, inner: &Inner) -> MgetSource {
         let table = self.worker.table.borrow();
-        let get = table.lookup(b"GET", None);
         let generation = self.worker.shared.coherence.generation();
         // Who may not GET is not to find by GET what was read by MGET.
         let is_allowed = |read| inner.profile.identity.is_allowed(read, generation);
-        let command = if is_allowed(StringRead::Get) { get.id } else { table.lookup(b"MGET", None).id };
-        let may_show = is_allowed(StringRead::Mget);
-        let whose = (inner.profile.identity.id, inner.profile.database, command);
+        let command = if is_allowed(StringRead::Get) { "GET" } else { "MGET" };
+        let command = table.lookup(command.as_bytes(), None).id;
+        MgetSource {
+            variant: (inner.profile.identity.id, inner.profile.database, command),
+            may_show: is_allowed(StringRead::Mget),
+            generation,
+        }
+    }
+
+    /// The short way for an MGET whose parts are all in memory, and none of them large: each is copied to the client's
+    /// output as it is found. If it is not that, nothing has happened.
+    fn mget_hit(&self, inner: &mut Inner, source: &MgetSource, batch: &Batch, args: Args<'_>) -> bool {
+        if inner.mute || self.worker.auditor.is_on() || Mutation::TornMget.is_on() {
+            return false;
+        }
+        let coherence = &self.worker.shared.coherence;
+        let (variant, protocol) = (variant(source.variant), inner.profile.protocol);
+        let keys = || args.iter().skip(1);
+        let mut stamps = SmallVec::<[Stamp; 16]>::new();
+        inner.output.append(|out| {
+            let start = out.len();
+            out.extend_from_slice(format!("*{}\r\n", keys().len()).as_bytes());
+            let is_whole = keys().all(|key| {
+                let mut touch = false;
+                let stamp = coherence.hit(key, &variant, batch, |hit| {
+                    touch = hit.touch;
+                    let bytes = match hit.reply {
+                        _ if hit.arrived() > batch.certified() => return None,
+                        Reply::Nil => reply::nil(protocol),
+                        Reply::Bytes(bytes) => bytes,
+                        Reply::Shared(_) => return None,
+                    };
+                    out.extend_from_slice(bytes);
+                    Some(hit.stamp())
+                });
+                if touch {
+                    self.touch(variant.database, key);
+                }
+                stamp.flatten().map(|stamp| stamps.push(stamp)).is_some()
+            });
+            let is_still_valid = |(key, stamp)| coherence.is_still_valid(key, &variant, stamp, batch.now);
+            let is_hit = is_whole && keys().zip(stamps).all(is_still_valid);
+            if !is_hit {
+                out.truncate(start);
+            }
+            is_hit
+        })
+    }
+
+    /// Looks each key up. A part counts only if everything that came before it was read has been certified:
+    /// else it might show one half of an outside write whose other half is still cached as it was.
+    fn collect(self: &Rc<Self>, inner: &Inner, source: &MgetSource, batch: &Batch, args: Args<'_>) -> Mget {
+        let table = self.worker.table.borrow();
+        let get = table.lookup(b"GET", None);
+        let MgetSource { variant: whose, may_show, generation } = *source;
         let variant = variant(whose);
         let coherence = &self.worker.shared.coherence;
         let part = |index: usize| {
-            let mut drawn = None;
+            let (mut drawn, mut touch) = (None, false);
             let look = || {
                 coherence.hit(&args[index], &variant, batch, |hit| {
+                    touch = hit.touch;
                     let certified = hit.arrived() <= batch.certified() || Mutation::TornMget.is_on();
                     if !certified {
                         coherence.certifier().want(batch.now);
@@ -140,6 +206,9 @@ impl Session {
                 })
             };
             let source = may_show.then(look).flatten().flatten();
+            if touch {
+                self.touch(variant.database, &args[index]);
+            }
             if let Some(shown) = drawn {
                 let mut request = Vec::new();
                 encode_request([b"GET", &args[index]], &mut request);

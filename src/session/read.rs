@@ -211,7 +211,7 @@ impl Session {
     }
 
     /// A key that is hot here looks cold to a server that evicts by use.
-    fn touch(&self, database: Database, key: &[u8]) {
+    pub(super) fn touch(&self, database: Database, key: &[u8]) {
         // A full queue means that the control thread is busy; the key comes up again.
         if self.worker.shared.questions.try_send(Question::Touch(database, key.into())).is_ok() {
             self.worker.counters.touches.add(1);

@@ -141,19 +141,23 @@ fn a_hot_key_is_touched_where_redis_evicts_by_use() {
     });
     house.proxy.wait_live();
     let (mut reader, mut outside) = (house.client(), house.outside());
-    outside.must("MSET hot 1 cold 2");
+    outside.must("MSET hot 1 also:hot 1 cold 2");
     house.proxy.settle();
     house.heat(&mut reader, "GET hot");
+    house.heat(&mut reader, "MGET also:hot");
     house.heat(&mut reader, "GET cold");
     let misses = house.proxy.stat("misses");
     // OBJECT IDLETIME counts in seconds and does not touch.
     eventually("the cold key has been idle for four seconds", || {
         reader.expect(&bulk("1"), &["GET", "hot"]);
+        reader.expect(b"*1\r\n$1\r\n1\r\n", &["MGET", "also:hot"]);
         integer(&outside.must("OBJECT IDLETIME cold")) >= 4
     });
     assert_eq!(house.proxy.stat("misses"), misses, "all of it was answered from memory");
-    let idle = integer(&outside.must("OBJECT IDLETIME hot"));
-    assert!(idle <= 2, "the hot key looks as if it had been idle for {idle} s");
+    for key in ["hot", "also:hot"] {
+        let idle = integer(&outside.must(&format!("OBJECT IDLETIME {key}")));
+        assert!(idle <= 2, "the hot key looks as if it had been idle for {idle} s");
+    }
     assert!(house.redis.calls("touch") > 0);
 }
 
