@@ -46,10 +46,19 @@ pub(super) fn parse(input: &[u8]) -> Header {
 /// The range of the payload of a bulk string that begins at `position`, if all of it is there and canonical.
 #[inline]
 pub(super) fn string(input: &[u8], position: usize) -> Option<(usize, usize)> {
-    let [b'$', rest @ ..] = input.get(position..)? else { return None };
-    let Header::Length { value, len } = parse(rest) else { return None };
-    let start = position + 1 + len;
-    let end = start.checked_add(usize::try_from(value).ok()?)?;
+    let [b'$', first, second, third, fourth] = *input.get(position..)?.first_chunk()? else { return None };
+    // Most are below a hundred bytes, and need no loop.
+    let (start, len) = match (first.wrapping_sub(b'0'), second.wrapping_sub(b'0')) {
+        (len @ 0..=9, _) if [second, third] == *b"\r\n" => (position + 4, usize::from(len)),
+        (tens @ 1..=9, ones @ 0..=9) if [third, fourth] == *b"\r\n" => {
+            (position + 5, usize::from(tens * 10 + ones))
+        }
+        _ => match parse(&input[position + 1..]) {
+            Header::Length { value, len } => (position + 1 + len, usize::try_from(value).ok()?),
+            Header::Incomplete | Header::Odd => return None,
+        },
+    };
+    let end = start.checked_add(len)?;
     (*input.get(end..)?.first_chunk()? == *b"\r\n").then_some((start, end))
 }
 

@@ -13,6 +13,8 @@ pub const SHARED_BYTES_MIN: usize = 16 * 1024;
 
 /// A buffer that has grown past this is given back to the allocator once it has been written out.
 const TAIL_BYTES_KEPT: usize = 64 * 1024;
+/// How many such tails a worker keeps for whoever has something to write next.
+const SPARES_MAX: usize = 64;
 
 /// A whole frame as it came off a socket, borrowed from the read buffer or, when large, shared with it.
 #[derive(Clone, Debug)]
@@ -168,19 +170,22 @@ impl OutputBuffer {
         }
     }
 
-    /// Lends the buffer an empty vector's memory, if it has none of its own.
-    pub fn lend(&mut self, spare: &mut Vec<u8>) {
+    /// Lends the buffer an empty vector's memory, if it has none of its own and there is one.
+    #[inline]
+    pub fn lend(&mut self, spares: &mut Vec<Vec<u8>>) {
         if self.tail.capacity() == 0 {
-            self.tail = std::mem::take(spare);
+            self.tail = spares.pop().unwrap_or_default();
         }
     }
 
     /// Gives memory back once everything is written, so that an idle client holds none.
-    pub fn give_back(&mut self, spare: &mut Vec<u8>) {
-        if self.len == 0 && spare.capacity() < self.tail.capacity() {
-            *spare = std::mem::take(&mut self.tail);
-        } else if self.len == 0 {
-            self.tail = Vec::new();
+    pub fn give_back(&mut self, spares: &mut Vec<Vec<u8>>) {
+        if self.len > 0 || self.tail.capacity() == 0 {
+            return;
+        }
+        let tail = std::mem::take(&mut self.tail);
+        if spares.len() < SPARES_MAX {
+            spares.push(tail);
         }
     }
 
@@ -254,15 +259,17 @@ mod tests {
 
     #[test]
     fn an_empty_buffer_gives_its_memory_back() {
-        let mut spare = Vec::with_capacity(100);
+        let mut spares = vec![Vec::with_capacity(100)];
         let mut buffer = OutputBuffer::default();
-        buffer.lend(&mut spare);
-        assert_eq!(spare.capacity(), 0);
+        buffer.lend(&mut spares);
+        assert!(spares.is_empty());
         buffer.extend(b"x");
-        buffer.give_back(&mut spare);
-        assert_eq!(spare.capacity(), 0, "not while bytes wait");
+        buffer.give_back(&mut spares);
+        assert!(spares.is_empty(), "not while bytes wait");
         buffer.advance(1);
-        buffer.give_back(&mut spare);
-        assert_eq!(spare.capacity(), 100);
+        buffer.give_back(&mut spares);
+        assert_eq!(spares.iter().map(Vec::capacity).collect::<Vec<_>>(), [100]);
+        buffer.give_back(&mut spares);
+        assert_eq!(spares.len(), 1, "there is nothing to give");
     }
 }

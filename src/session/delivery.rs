@@ -55,7 +55,10 @@ impl Session {
             // Nobody is left to read it.
             return;
         }
-        self.inner.borrow_mut().output.complete(seq, raw, fence);
+        let mut inner = self.inner.borrow_mut();
+        inner.output.ready().lend(&mut self.worker.spares.borrow_mut());
+        inner.output.complete(seq, raw, fence);
+        drop(inner);
         self.worker.mark_dirty(self);
     }
 
@@ -141,7 +144,7 @@ impl Session {
             }
         }
         inner.is_write_blocked = !inner.output.ready().is_empty();
-        inner.output.ready().give_back(&mut self.worker.spare.borrow_mut());
+        inner.output.ready().give_back(&mut self.worker.spares.borrow_mut());
         let limit = self.worker.shared.config.server.output_limit;
         if inner.output.gathered() > limit && self.ending.get() != Ending::Now {
             self.worker.counters.output_limit_disconnections.add(1);
@@ -182,7 +185,7 @@ impl Session {
         let quiet = inner.output.ready().is_empty() && !inner.is_write_blocked;
         drop(inner);
         if quiet {
-            self.inner.borrow_mut().output.ready().give_back(&mut self.worker.spare.borrow_mut());
+            self.inner.borrow_mut().output.ready().give_back(&mut self.worker.spares.borrow_mut());
         } else {
             self.flush_own();
         }

@@ -364,7 +364,7 @@ impl Session {
         // Invariant 1's clock: read after the socket was, so every request of the batch had come by then.
         let batch = self.worker.shared.coherence.batch(clock::now());
         self.info.active.store(batch.now.0, Ordering::Relaxed);
-        inner.output.ready().lend(&mut self.worker.spare.borrow_mut());
+        inner.output.ready().lend(&mut self.worker.spares.borrow_mut());
         let table = Arc::clone(&self.worker.table.borrow());
         let mut scanner =
             std::mem::replace(&mut inner.scanner, RequestScanner::new(self.worker.request_limits.get()));

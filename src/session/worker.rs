@@ -168,8 +168,8 @@ pub struct Worker {
     pub(super) auditor: Auditor,
     /// The read buffer of whoever is reading.
     pub(super) scratch: RefCell<Box<[u8]>>,
-    /// The write buffer of whoever has bytes to write and none of its own.
-    pub(super) spare: RefCell<Vec<u8>>,
+    /// Write buffers for whoever has bytes to write and none of its own.
+    pub(super) spares: RefCell<Vec<Vec<u8>>>,
     hasher: foldhash::fast::RandomState,
     pub(super) draining: Cell<bool>,
     /// Users of whom a connection was lost, for [`Worker::examine`].
@@ -226,7 +226,7 @@ impl Worker {
             hubs: Hubs::default(),
             auditor: Auditor::new(shared.config.audit.sample, counters),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
-            spare: RefCell::default(),
+            spares: RefCell::default(),
             hasher: foldhash::fast::RandomState::default(),
             draining: Cell::new(false),
             suspects: RefCell::default(),
