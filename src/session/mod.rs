@@ -542,8 +542,15 @@ impl Session {
 
     fn kill_if_of(&self, identity: IdentityId) {
         if self.inner.borrow().profile.identity.id == identity {
-            self.worker.counters.auth_disowned.add(1);
+            self.count_disowned();
             self.kill();
+        }
+    }
+
+    /// It is about to be cut off because its user is gone, which may be found out in more than one way.
+    fn count_disowned(&self) {
+        if self.ending.get() == Ending::No {
+            self.worker.counters.auth_disowned.add(1);
         }
     }
 

@@ -67,6 +67,7 @@ impl Session {
         if profile.identity.is_verified()
             && matches!(error, DialError::Refused(raw) if raw.starts_with(b"-WRONGPASS"))
         {
+            self.count_disowned();
             self.end_after_output();
         }
     }
