@@ -463,7 +463,8 @@ impl Session {
     }
 
     /// The one dispatch match: each class of request goes its way.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "it has one caller, who has got the same arguments")]
+    #[inline(always)]
     fn route(
         self: &Rc<Self>,
         inner: &mut Inner,

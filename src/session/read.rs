@@ -262,6 +262,7 @@ impl Session {
     }
 
     /// The hashes of the keys of a read, which no hit may overtake.
+    #[inline]
     fn reading(&self, command: &Command, args: Args<'_>) -> SmallVec<[u64; 1]> {
         let mut hashes = SmallVec::new();
         if self.worker.caches {
@@ -271,6 +272,7 @@ impl Session {
     }
 
     /// What has to be known of a read when its reply comes.
+    #[inline]
     fn plain_read(
         &self,
         inner: &Inner,
