@@ -50,6 +50,11 @@ use crate::{
 /// Shards of fewer entries than this make poor samples for eviction; a small cache gets fewer shards.
 const SHARD_ENTRIES_MIN: usize = 64;
 
+/// A shard that is one of so many parts below its share of the entries does not evict for its own fills. Room that an
+/// invalidation left in one shard would else be taken by another for good: one key that is written often leaves most
+/// shards empty in the end.
+const SHARE_PARTS: usize = 16;
+
 /// How many candidates a sweep looks at before it lets others have the shard: some 50 us.
 const SWEEP_STEPS: usize = 512;
 
@@ -256,11 +261,14 @@ impl<W> Cache<W> {
             let candidates = shard.candidates();
             candidates.count_fill(self.limits.shards, &self.clocks.access);
             let stored = Spare::Stamp(candidates.last_stamp());
-            self.evict(&mut shard, at, stored);
-        }
-        drop(shard);
-        if outcome == FillOutcome::Stored && self.excess().is_some() {
-            self.evict_elsewhere(hash, at);
+            let fair = self.entries() / self.shards();
+            self.evict(&mut shard, at, stored, fair - fair / SHARE_PARTS);
+            drop(shard);
+            if self.excess().is_some() {
+                self.evict_elsewhere(hash, at, stored, fair);
+            }
+        } else {
+            drop(shard);
         }
         let deadline = if Mutation::JoinPastDeadline.is_on() { Some(Nanos::FOREVER) } else { deadline };
         let (waiters, latecomers) = token.into_waiters_until(deadline.unwrap_or(Nanos::NEVER));
@@ -424,9 +432,12 @@ impl<W> Cache<W> {
         Ok(held)
     }
 
-    /// Makes room in one shard, as long as there is too little and something else than `spare` to evict.
-    fn evict(&self, shard: &mut Locked<'_, W>, at: &Moment, spare: Spare) {
-        while let Some(bound) = self.excess() {
+    /// Makes room in one shard, as long as there is too little, the shard has more than `left` entries and something
+    /// else than `spare` to evict.
+    fn evict(&self, shard: &mut Locked<'_, W>, at: &Moment, spare: Spare, left: usize) {
+        while let Some(bound) = self.excess()
+            && shard.candidate_count() > left
+        {
             match shard.evict(at, spare) {
                 Some(true) => match bound {
                     Bound::Count => self.totals.evicted_by_count.fetch_add(1, Relaxed),
@@ -438,11 +449,21 @@ impl<W> Cache<W> {
         }
     }
 
-    /// Makes room in the other shards, when the one that was filled had nothing left; in that one last of all.
-    fn evict_elsewhere(&self, hash: u64, at: &Moment) {
+    /// Makes room in the other shards, when the one that was filled has less than the `fair` number of entries. First in
+    /// those that have more, then in all of them, little by little; what was stored goes last of all.
+    fn evict_elsewhere(&self, hash: u64, at: &Moment, stored: Spare, fair: usize) {
         let home = self.map.determine_shard(hash as usize);
-        for offset in 1..=self.shards() {
-            self.evict(&mut self.lock((home + offset) % self.shards()), at, Spare::Nothing);
+        for parts in (0..=SHARE_PARTS).rev() {
+            for offset in 1..=self.shards() {
+                let is_home = offset == self.shards();
+                let spare = if is_home && parts > 0 { stored } else { Spare::Nothing };
+                let mut locked = self.lock((home + offset) % self.shards());
+                self.evict(&mut locked, at, spare, fair * parts / SHARE_PARTS);
+                drop(locked);
+                if self.excess().is_none() {
+                    return;
+                }
+            }
         }
     }
 

@@ -114,6 +114,22 @@ fn what_is_used_stays() {
 }
 
 #[test]
+fn shards_stay_as_large_as_each_other() {
+    let cache = bounded(1024, 0);
+    let scan = |number| cache.store(&key(number), &field(b""), b"+OK\r\n", &at(1));
+    (0..1024).for_each(&scan);
+    // Each time others take the room that this one leaves, and it comes back.
+    for number in 1024..12_000 {
+        assert!(cache.invalidate(&key(0)));
+        scan(number);
+        scan(0);
+    }
+    let shares: Vec<_> = (0..cache.shards()).map(|shard| cache.lock(shard).candidate_count()).collect();
+    assert!(shares.len() == 16 && shares.iter().all(|share| *share >= 48), "{shares:?}");
+    cache.check_invariants();
+}
+
+#[test]
 fn flights_and_writes_are_never_evicted_nor_counted() {
     let cache = bounded(4, 0);
     cache.begin_write(b"written");

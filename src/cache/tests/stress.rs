@@ -117,7 +117,7 @@ fn finish<'a>(shared: &Shared<'a>, of: (usize, usize, Token<Waiter<'a>>), at: &M
 
 #[test]
 fn threads_keep_the_books_and_lose_no_waiter() {
-    for (round, (entries_max, bytes_max)) in [(0, 0), (100, 0), (0, 60_000)].into_iter().enumerate() {
+    for (round, (entries_max, bytes_max)) in [(0, 0), (100, 0), (0, 80_000)].into_iter().enumerate() {
         let ended = AtomicUsize::new(0);
         let shared = Shared {
             cache: Cache::new(Limits { entries_max, bytes_max, value_bytes_max: 0, shards: 4 }),
