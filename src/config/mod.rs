@@ -164,10 +164,10 @@ pub enum CacheMode {
 /// Which entries go when the cache is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Eviction {
-    /// The least recently used of a few.
-    Lru,
     /// S3-FIFO: what was hit stays, and the rest goes in the order in which it came.
     S3Fifo,
+    /// The least recently used of a few.
+    Lru,
 }
 
 /// `[coherence]`.
@@ -322,7 +322,7 @@ impl Default for Cache {
             max_memory: 256 * MIB,
             ttl: Duration::from_hours(1),
             max_value_size: MIB,
-            eviction: Eviction::Lru,
+            eviction: Eviction::S3Fifo,
             max_staleness: Duration::from_secs(1),
             touch_interval: Duration::from_mins(1),
             cacheable_reads: Vec::new(),

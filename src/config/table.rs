@@ -103,7 +103,7 @@ pub(super) fn rows(config: &mut Config, walk: &mut impl Walk) {
     walk.row("cache.max_memory", &mut cache.max_memory, Size { min: 0 });
     walk.row("cache.ttl", &mut cache.ttl, Time::POSITIVE);
     walk.row("cache.max_value_size", &mut cache.max_value_size, Size { min: 1 });
-    let words = &[("lru", Eviction::Lru), ("s3-fifo", Eviction::S3Fifo)];
+    let words = &[("s3-fifo", Eviction::S3Fifo), ("lru", Eviction::Lru)];
     walk.row("cache.eviction", &mut cache.eviction, OneOf(words));
     walk.row("cache.max_staleness", &mut cache.max_staleness, Time::POSITIVE);
     walk.row("cache.touch_interval", &mut cache.touch_interval, Time::ANY);
