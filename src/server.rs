@@ -298,6 +298,7 @@ fn coherence(config: &Config, metrics: &Metrics) -> Coherence<Waiter> {
         bytes_max: config.cache.max_memory,
         value_bytes_max: config.cache.max_value_size,
         shards: CACHE_SHARDS,
+        eviction: config.cache.eviction,
     };
     Coherence::new(settings, limits, Arc::clone(metrics.link()))
 }

@@ -60,7 +60,7 @@ const KEYS: &[(&str, &str, Option<&str>)] = &[
     ("cache.max_memory", r#""256MiB""#, Some(r#""1000000001""#)),
     ("cache.ttl", r#""1h""#, Some(r#""24h""#)),
     ("cache.max_value_size", r#""1MiB""#, Some(r#""16KiB""#)),
-    ("cache.eviction", r#""lru""#, None),
+    ("cache.eviction", r#""s3-fifo""#, Some(r#""lru""#)),
     ("cache.max_staleness", r#""1s""#, Some(r#""250ms""#)),
     ("cache.touch_interval", r#""60s""#, Some(r#""0s""#)),
     ("cache.cacheable_reads", "[]", Some(r#"["JSON.GET"]"#)),
@@ -309,7 +309,7 @@ fn values_that_cannot_be_are_refused_with_what_would_be_right() {
         ("cache.ttl", r#""0s""#, "at least \"1ms\""),
         ("cache.ttl", r#""100000h""#, "at most \"87600h\""),
         ("cache.max_value_size", "0", "at least \"1\""),
-        ("cache.eviction", r#""fifo""#, "\"lru\", found \"fifo\""),
+        ("cache.eviction", r#""fifo""#, "\"s3-fifo\" or \"lru\", found \"fifo\""),
         ("cache.max_staleness", r#""0s""#, "at least \"1ms\""),
         ("cache.cacheable_reads", r#"["JSON.GET", "json.get"]"#, "listed twice"),
         ("coherence.scripts", r#""trust""#, "\"fence\" or \"declared\""),
@@ -336,7 +336,6 @@ fn values_that_cannot_be_are_refused_with_what_would_be_right() {
 fn what_comes_later_is_refused_as_such() {
     for (key, value) in [
         ("cache.mode", r#""shadow""#),
-        ("cache.eviction", r#""s3-fifo""#),
         ("cache.serve_stale", r#""1s""#),
         ("cache.rule", r#"[{ match = "session:*", ttl = "5s" }]"#),
         ("tracking.mode", r#""per-key""#),

@@ -1,7 +1,7 @@
 //! One cached reply, in one heap block.
 //!
 //! An [`Entry`] is a header and, right behind it, the key, the arguments after the key and the encoded reply.
-//! A million entries of 16 B key and 64 B value take 190 B each this way, table and all (177 B when the tables are
+//! A million entries of 16 B key and 64 B value take 191 B each this way, table and all (181 B when the tables are
 //! fuller), and 430 B as nested Rust structs. The block has a header of real fields (two of them atomic, written
 //! under a read lock), which a boxed byte slice cannot have without `unsafe`; so it is a struct with an unsized tail,
 //! allocated in one of a fixed list of sizes and coerced. glibc rounds every block to 16 B anyhow, so the list loses
@@ -10,13 +10,14 @@
 //! This file knows nothing of locks, states or eviction: it lays out bytes and says what they cost.
 
 use std::{
-    mem::size_of_val,
-    sync::atomic::{AtomicU16, AtomicU32, Ordering::Relaxed},
+    mem::{self, size_of_val},
+    sync::atomic::{AtomicU16, AtomicU32},
     time::Duration,
 };
 
 use bytes::Bytes;
 
+use super::eviction::Clock;
 use crate::{
     clock::Nanos,
     ids::{Database, Generation, IdentityId},
@@ -31,8 +32,8 @@ pub const NAME_BYTES_MAX: usize = INLINE_BYTES_MAX;
 
 /// The share of an entry in the table and in the list of eviction candidates. A table slot is 17 B (pointer,
 /// length, control byte) and a table is between 7/16 and 7/8 full, which is 19 to 39 B an entry; a candidate is
-/// 8 B in a vector that grows by an eighth.
-pub(super) const PLACE_BYTES: usize = 28 + 9;
+/// 8 B in a vector that grows by an eighth, and a ghost 4 B.
+pub(super) const PLACE_BYTES: usize = 28 + 9 + 4;
 
 /// The reference count and the vector behind a shared [`Bytes`].
 const SHARED_BYTES: usize = 64;
@@ -156,9 +157,9 @@ pub(super) struct Block<B: ?Sized> {
     /// How long after `sent_at` the reply arrived, in units of [`FLIGHT_UNIT`] rounded up; a second and more are all
     /// the same.
     flight: u16,
-    /// The access clock when this was last hit; written under a read lock.
-    access: AtomicU32,
-    /// Where this entry stands in its shard's list of candidates.
+    /// What eviction wants to know of the hits, see [`Clock`]; written under a read lock.
+    pub(super) access: AtomicU32,
+    /// The place of this entry in its shard's list of candidates.
     pub(super) index: u32,
     database: u16,
     command: u16,
@@ -243,17 +244,22 @@ impl Entry {
         }
     }
 
-    /// Notes a hit. Written only when the clock has moved since the last, so that a hot entry's cache line is
-    /// not passed from core to core.
-    pub(super) fn accessed(&self, clock: u32) {
-        if self.access.load(Relaxed) != clock {
-            self.access.store(clock, Relaxed);
-        }
+    /// Notes a hit.
+    #[inline]
+    pub(super) fn accessed(&self, clock: Clock) {
+        clock.note(&self.access);
     }
 
-    /// For how many ticks of the access clock this has not been hit.
-    pub(super) fn idle(&self, clock: u32) -> u32 {
-        clock.wrapping_sub(self.access.load(Relaxed))
+    /// The higher, the sooner eviction takes it.
+    pub(super) fn idle(&self, clock: Clock) -> u32 {
+        clock.idle(&self.access)
+    }
+
+    /// Takes over the place of an entry of the same variant, and what was noted of its hits: it is asked for once more.
+    pub(super) fn take_place_of(&mut self, old: &mut Self, clock: Clock) {
+        self.index = mem::replace(&mut old.index, UNPLACED);
+        *self.access.get_mut() = *old.access.get_mut();
+        self.accessed(clock);
     }
 
     /// What it costs, its place in the table included.

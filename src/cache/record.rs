@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use super::{
     Moment, Observed,
     entry::{Entry, Held, Reply, VariantKey},
-    eviction::Candidates,
+    eviction::{Candidates, Clock},
     slot::Slot,
 };
 use crate::clock::Nanos;
@@ -59,7 +59,7 @@ pub(super) struct Ledger<'a> {
     pub(super) candidates: &'a mut Candidates,
     pub(super) doomed: &'a mut Doomed,
     pub(super) hasher: &'a RandomState,
-    pub(super) clock: u32,
+    pub(super) clock: Clock,
 }
 
 impl<W> Record<W> {

@@ -12,8 +12,8 @@ use hashbrown::raw::RawTable;
 
 use super::{
     Moment,
-    entry::UNPLACED,
-    eviction::{Candidates, Handle},
+    entry::{Entry, UNPLACED},
+    eviction::{Candidates, Clock, Handle, Sight},
     record::{Doomed, Fate, Ledger, Record, Size},
 };
 use crate::sync::{
@@ -78,7 +78,7 @@ pub(super) struct Locked<'a, W> {
     candidates: MutexGuard<'a, Candidates>,
     totals: &'a Totals,
     hasher: &'a RandomState,
-    clock: u32,
+    clock: Clock,
     /// How many of the doomed are off the list of candidates already.
     struck: usize,
     doomed: Doomed,
@@ -90,7 +90,7 @@ impl<'a, W> Locked<'a, W> {
         candidates: MutexGuard<'a, Candidates>,
         totals: &'a Totals,
         hasher: &'a RandomState,
-        clock: u32,
+        clock: Clock,
     ) -> Self {
         Self { table, candidates, totals, hasher, clock, struck: 0, doomed: Doomed::new() }
     }
@@ -146,19 +146,10 @@ impl<'a, W> Locked<'a, W> {
 
     /// Takes out the entry that should go first. Says whether it was still alive, or nothing if there is none.
     pub(super) fn evict(&mut self, at: &Moment, spare: Spare) -> Option<bool> {
-        let (table, clock) = (&*self.table, self.clock);
-        let idle = |index: u32, handle: Handle| {
-            let (record, _) = table.get(handle.hash(), |(record, _)| holds(record, handle, index))?;
-            let entry = record.entry_at(handle.position())?;
-            if spare == Spare::Stamp(entry.stamp) {
-                return None;
-            }
-            let is_dead = entry.is_dead(at.now, at.generation);
-            Some(if is_dead { u64::MAX } else { u64::from(entry.idle(clock)) })
-        };
-        let (index, idle) = self.candidates.choose(idle)?;
-        self.take_out(index);
-        Some(idle != u64::MAX)
+        let mut sight = Sight { table: &mut self.table, hasher: self.hasher, at, spare, clock: self.clock };
+        let victim = self.candidates.choose(&mut sight)?;
+        self.take_out(victim.place);
+        Some(victim.is_alive)
     }
 
     /// Frees the dead among the candidates at `steps` indices below `end`, and brings slots back to single entries
@@ -167,17 +158,13 @@ impl<'a, W> Locked<'a, W> {
         let end = end.min(self.candidates.len());
         let start = end.saturating_sub(steps);
         let mut freed = 0;
-        // Downwards, since the last candidate moves into a hole.
+        // Downwards, since another candidate may move to where one left.
         for index in (start..end).rev() {
-            let index = index as u32;
-            let handle = self.candidates.handle(index);
-            let Some((record, _)) =
-                self.table.get_mut(handle.hash(), |(record, _)| holds(record, handle, index))
-            else {
-                continue;
-            };
+            let Some((place, handle)) = self.candidates.nth(index) else { continue };
+            let found = self.table.get_mut(handle.hash(), |(record, _)| holds(record, handle, place));
+            let Some((record, _)) = found else { continue };
             if record.entry_at(handle.position()).is_some_and(|entry| entry.is_dead(at.now, at.generation)) {
-                self.take_out(index);
+                self.take_out(place);
                 freed += 1;
             } else {
                 let before = record.size();
@@ -199,9 +186,9 @@ impl<'a, W> Locked<'a, W> {
     }
 
     /// Takes out the entry of a candidate, and its record if that was all.
-    fn take_out(&mut self, index: u32) {
-        let handle = self.candidates.handle(index);
-        let is_it = |(record, _): &(Record<W>, _)| holds(record, handle, index);
+    fn take_out(&mut self, place: u32) {
+        let handle = self.candidates.handle(place);
+        let is_it = |(record, _): &(Record<W>, _)| holds(record, handle, place);
         let Some((record, _)) = self.table.get_mut(handle.hash(), is_it) else { return };
         let before = record.size();
         match record {
@@ -228,18 +215,17 @@ impl<'a, W> Locked<'a, W> {
 
     /// Strikes the entries that have left from the list of candidates.
     fn strike_doomed(&mut self) {
-        // From the highest index down: so the handle that moves into a hole is never one of those leaving.
+        // In an order in which the handle that moves into a hole is never one of those leaving.
         let doomed = &mut self.doomed[self.struck..];
-        doomed.sort_unstable_by_key(|held| std::cmp::Reverse(held.entry().index));
+        doomed.sort_unstable_by_key(|held| self.candidates.removal_order(held.entry().index));
         for held in doomed {
-            let index = std::mem::replace(&mut held.entry_mut().index, UNPLACED);
-            if index == UNPLACED {
+            let place = std::mem::replace(&mut held.entry_mut().index, UNPLACED);
+            if place == UNPLACED {
                 continue;
             }
-            if let Some((handle, was)) = self.candidates.remove(index) {
-                let moved = self.table.get_mut(handle.hash(), |(record, _)| holds(record, handle, was));
-                let moved = moved.and_then(|(record, _)| record.entry_at_mut(handle.position()));
-                moved.expect("a handle leads to its entry").index = index;
+            if let Some((handle, was)) = self.candidates.remove(place) {
+                let moved = entry_of(&mut self.table, handle, was);
+                moved.expect("a handle leads to its entry").index = place;
             }
         }
         self.struck = self.doomed.len();
@@ -247,14 +233,16 @@ impl<'a, W> Locked<'a, W> {
 
     /// Panics if a candidate does not lead to its entry.
     pub(super) fn check_invariants(&self) {
-        for index in 0..self.candidates.len() as u32 {
-            let handle = self.candidates.handle(index);
-            let found = self.table.get(handle.hash(), |(record, _)| holds(record, handle, index));
+        self.candidates.check_invariants();
+        for (place, handle) in (0..self.candidates.len()).filter_map(|index| self.candidates.nth(index)) {
+            assert_eq!(self.candidates.handle(place), handle);
+            let found = self.table.get(handle.hash(), |(record, _)| holds(record, handle, place));
             let (record, _) = found.expect("a handle leads to its record");
             record.check_invariants();
             assert_eq!(hash_of(self.hasher, record.key()), handle.hash());
             let entry = record.entry_at(handle.position()).expect("a handle leads to its entry");
-            assert_eq!(entry.index, index);
+            assert_eq!(entry.index, place);
+            assert!(self.clock.allows(&entry.access));
         }
     }
 
@@ -263,7 +251,13 @@ impl<'a, W> Locked<'a, W> {
     }
 }
 
-/// Whether `record` is the one that a candidate at `index` means.
-fn holds<W>(record: &Record<W>, handle: Handle, index: u32) -> bool {
-    record.entry_at(handle.position()).is_some_and(|entry| entry.index == index)
+/// The entry of a candidate.
+pub(super) fn entry_of<W>(table: &mut Table<W>, handle: Handle, place: u32) -> Option<&mut Entry> {
+    let (record, _) = table.get_mut(handle.hash(), |(record, _)| holds(record, handle, place))?;
+    record.entry_at_mut(handle.position())
+}
+
+/// Whether `record` is the one that a candidate at `place` means.
+fn holds<W>(record: &Record<W>, handle: Handle, place: u32) -> bool {
+    record.entry_at(handle.position()).is_some_and(|entry| entry.index == place)
 }

@@ -71,8 +71,8 @@ use foldhash::fast::RandomState;
 
 use super::{
     Bypass, Moment, Observed,
-    entry::{Entry, Held, Reply, UNPLACED, VariantKey, block_bytes},
-    eviction::{Handle, VARIANTS_MAX, choose_variant},
+    entry::{Entry, Held, Reply, VariantKey, block_bytes},
+    eviction::{Handle, VARIANTS_MAX},
     flight::{Flight, Token},
     record::{Fate, Ledger, Size, View},
     variants::{OfVariant, Variants},
@@ -365,13 +365,13 @@ impl<W> Slot<W> {
     fn put(&mut self, hash: u64, mut held: Held, ledger: &mut Ledger<'_>) {
         let entry = held.entry_mut();
         entry.stamp = ledger.candidates.next_stamp();
-        entry.accessed(ledger.clock);
+        *entry.access.get_mut() = ledger.clock.first();
         self.touch.store(entry.touch.load(Relaxed), Relaxed);
         self.entries_cost += held.cost();
 
         let own = self.entries.find(hash, &held.entry().variant());
         if let Some(old) = own.and_then(|own| self.entries.at_mut(own)) {
-            held.entry_mut().index = mem::replace(&mut old.entry_mut().index, UNPLACED);
+            held.entry_mut().take_place_of(old.entry_mut(), ledger.clock);
             let old = mem::replace(old, held);
             self.entries_cost -= old.cost();
             ledger.doomed.push(old);
@@ -379,10 +379,11 @@ impl<W> Slot<W> {
         }
         if self.entries.len() >= VARIANTS_MAX {
             let idle = |position| self.entries.at(position).map_or(0, |held| held.entry().idle(ledger.clock));
-            let position = choose_variant(ledger.candidates, self.entries.len(), idle);
+            let position = ledger.candidates.choose_variant(self.entries.len(), idle);
             self.remove(position, ledger);
         }
-        held.entry_mut().index = ledger.candidates.add(Handle::new(ledger.key_hash, self.entries.len()));
+        held.entry_mut().index =
+            ledger.candidates.add(Handle::new(ledger.key_hash, self.entries.len()), hash);
         self.entries.push(hash, held);
     }
 

@@ -6,7 +6,7 @@ use super::{
     entry::{Entry, Reply, VariantKey},
     flight::Token,
 };
-use crate::{clock::Nanos, ids::Generation};
+use crate::{clock::Nanos, config::Eviction, ids::Generation};
 
 /// The bounds of a cache. All hold at once.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +19,8 @@ pub struct Limits {
     pub value_bytes_max: usize,
     /// How many shards, rounded up to a power of two, 2 to 4096; fewer where `entries_max` is small.
     pub shards: usize,
+    /// Which entries go.
+    pub eviction: Eviction,
 }
 
 /// What is known at one point in time, read once per use by the coherence layer.

@@ -142,6 +142,8 @@ pub struct Cache {
     pub ttl: Duration,
     /// Bytes of the largest reply that is kept.
     pub max_value_size: usize,
+    /// See [`Eviction`].
+    pub eviction: Eviction,
     /// The bound on staleness that the proxy promises.
     pub max_staleness: Duration,
     /// How often a key that is hit is sent to the upstream as a TOUCH; zero: never.
@@ -157,6 +159,15 @@ pub enum CacheMode {
     On,
     /// No: everything is forwarded.
     Off,
+}
+
+/// Which entries go when the cache is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Eviction {
+    /// S3-FIFO: what was hit stays, and the rest goes in the order in which it came.
+    S3Fifo,
+    /// The least recently used of a few.
+    Lru,
 }
 
 /// `[coherence]`.
@@ -311,6 +322,7 @@ impl Default for Cache {
             max_memory: 256 * MIB,
             ttl: Duration::from_hours(1),
             max_value_size: MIB,
+            eviction: Eviction::S3Fifo,
             max_staleness: Duration::from_secs(1),
             touch_interval: Duration::from_mins(1),
             cacheable_reads: Vec::new(),

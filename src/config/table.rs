@@ -8,7 +8,7 @@
 use std::{fmt::Write, time::Duration};
 
 use super::{
-    AuthMode, CANARY_KEY_BYTES_MAX, CacheMode, Config, LogFormat, LogLevel, Scripts, TrackingMode,
+    AuthMode, CANARY_KEY_BYTES_MAX, CacheMode, Config, Eviction, LogFormat, LogLevel, Scripts, TrackingMode,
     notation::{
         CommandName, Count, List, Listen, Notation, OneOf, Optional, OptionalKey, SecretUrl, Share, Size,
         Switch, Tables, Text, Time,
@@ -103,7 +103,8 @@ pub(super) fn rows(config: &mut Config, walk: &mut impl Walk) {
     walk.row("cache.max_memory", &mut cache.max_memory, Size { min: 0 });
     walk.row("cache.ttl", &mut cache.ttl, Time::POSITIVE);
     walk.row("cache.max_value_size", &mut cache.max_value_size, Size { min: 1 });
-    walk.row("cache.eviction", &mut (), OneOf(&[("lru", ())]));
+    let words = &[("s3-fifo", Eviction::S3Fifo), ("lru", Eviction::Lru)];
+    walk.row("cache.eviction", &mut cache.eviction, OneOf(words));
     walk.row("cache.max_staleness", &mut cache.max_staleness, Time::POSITIVE);
     walk.row("cache.touch_interval", &mut cache.touch_interval, Time::ANY);
     walk.row("cache.cacheable_reads", &mut cache.cacheable_reads, commands());
@@ -141,7 +142,6 @@ pub(super) fn later(walk: &mut impl Walk) {
     const NONE: Option<String> = None;
 
     walk.without("cache.mode", "shadow", "measuring what a cache would have saved");
-    walk.without("cache.eviction", "s3-fifo", "the S3-FIFO policy");
     walk.off("cache.serve_stale", Duration::ZERO, Time::ANY, "serving entries after the upstream is lost");
     walk.off("cache.rule", 0, Tables, "a rule of its own for some keys");
     walk.without("tracking.mode", "per-key", "being told of just the keys that are cached");

@@ -135,7 +135,7 @@ impl World {
             blind,
             rng,
             now: 1,
-            cache: Cache::new(Limits { entries_max: 0, bytes_max: 0, value_bytes_max: 0, shards: 2 }),
+            cache: Cache::new(UNBOUNDED),
             versions: vec![[0; FIELDS]],
             expires_at: None,
             lanes: Default::default(),

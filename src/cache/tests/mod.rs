@@ -4,6 +4,7 @@ mod bounds;
 mod history;
 mod measure;
 mod model;
+mod ratios;
 mod rules;
 mod steady;
 mod stress;
@@ -11,9 +12,16 @@ mod stress;
 use super::*;
 use crate::ids::{Database, Generation, IdentityId};
 
+/// The policies of eviction.
+const BOTH: [Eviction; 2] = [Eviction::Lru, Eviction::S3Fifo];
+
+/// No bounds.
+const UNBOUNDED: Limits =
+    Limits { entries_max: 0, bytes_max: 0, value_bytes_max: 0, shards: 4, eviction: Eviction::Lru };
+
 /// A cache without bounds, whose waiters are numbers.
 fn unbounded() -> Cache<u32> {
-    Cache::new(Limits { entries_max: 0, bytes_max: 0, value_bytes_max: 0, shards: 4 })
+    Cache::new(UNBOUNDED)
 }
 
 /// The variants of a key that the tests read: one a field, as HGET has them.

@@ -255,8 +255,7 @@ fn an_invalidation_drops_all_variants_in_all_databases() {
 
 #[test]
 fn what_is_refused_is_not_stored_and_says_why() {
-    let cache: Cache<u32> =
-        Cache::new(Limits { entries_max: 0, bytes_max: 4000, value_bytes_max: 2000, shards: 2 });
+    let cache: Cache<u32> = Cache::new(Limits { bytes_max: 4000, value_bytes_max: 2000, ..UNBOUNDED });
     let one = field(b"");
     let fill = |reply: &[u8], deadline| {
         let token = cache.fetch(K, &one, &at(10));
@@ -273,8 +272,7 @@ fn what_is_refused_is_not_stored_and_says_why() {
 
 #[test]
 fn a_reply_that_would_fill_the_cache_alone_is_refused() {
-    let cache: Cache<u32> =
-        Cache::new(Limits { entries_max: 0, bytes_max: 4000, value_bytes_max: 0, shards: 2 });
+    let cache: Cache<u32> = Cache::new(Limits { bytes_max: 4000, ..UNBOUNDED });
     cache.store(K, &field(b""), A, &at(1));
     let token = cache.fetch(b"big", &field(b""), &at(1));
     assert_eq!(cache.fill_now(b"big", token, &[b'x'; 3990], &at(1)).outcome, FillOutcome::TooLarge);
@@ -310,8 +308,7 @@ fn an_abandoned_flight_gives_its_waiters_back_and_makes_way() {
 
 #[test]
 fn a_dropped_token_ends_its_flight_and_drops_its_waiters() {
-    let cache: Cache<std::sync::Arc<()>> =
-        Cache::new(Limits { entries_max: 0, bytes_max: 0, value_bytes_max: 0, shards: 2 });
+    let cache: Cache<std::sync::Arc<()>> = Cache::new(UNBOUNDED);
     let (one, waiter) = (field(b""), std::sync::Arc::new(()));
     let token = cache.fetch(K, &one, &at(1));
     assert_eq!(cache.read_as(K, &one, &at(1), waiter.clone()).name(), "a join");

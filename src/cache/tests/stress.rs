@@ -117,10 +117,12 @@ fn finish<'a>(shared: &Shared<'a>, of: (usize, usize, Token<Waiter<'a>>), at: &M
 
 #[test]
 fn threads_keep_the_books_and_lose_no_waiter() {
-    for (round, (entries_max, bytes_max)) in [(0, 0), (100, 0), (0, 60_000)].into_iter().enumerate() {
+    let bounds = [(0, 0), (100, 0), (0, 80_000)];
+    let rounds = BOTH.iter().flat_map(|&eviction| bounds.map(|bounds| (bounds, eviction)));
+    for (round, ((entries_max, bytes_max), eviction)) in rounds.enumerate() {
         let ended = AtomicUsize::new(0);
         let shared = Shared {
-            cache: Cache::new(Limits { entries_max, bytes_max, value_bytes_max: 0, shards: 4 }),
+            cache: Cache::new(Limits { entries_max, bytes_max, eviction, ..UNBOUNDED }),
             now: AtomicU64::new(1),
             tokens: Mutex::default(),
             joined: AtomicUsize::new(0),

@@ -36,7 +36,10 @@ use super::{
     super::*,
     server::{Command, Key, Said, Server, SocketId, Step, Value},
 };
-use crate::ids::{Database, IdentityId};
+use crate::{
+    config::Eviction,
+    ids::{Database, IdentityId},
+};
 
 const KEYS: u8 = 2;
 const FIELDS: [&[u8]; 3] = [b"a", b"b", b"c"];
@@ -223,7 +226,8 @@ impl World {
             canary_key: None,
             workers: 1,
         };
-        let limits = Limits { entries_max: 0, bytes_max: 0, value_bytes_max: 0, shards: 2 };
+        let limits =
+            Limits { entries_max: 0, bytes_max: 0, value_bytes_max: 0, shards: 2, eviction: Eviction::Lru };
         let keys = usize::from(KEYS);
         let mut world = Self {
             now: 1_000,
