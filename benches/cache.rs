@@ -9,6 +9,7 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use nearhit::{
     cache::{Cache, FillOutcome, Limits, Moment, Protocols, Read, Reply, VariantKey},
     clock::Nanos,
+    config::Eviction,
     ids::{Database, Generation, IdentityId},
 };
 
@@ -31,7 +32,14 @@ const NOW: Moment =
 
 /// A cache with so many entries, and room for no more.
 fn full(entries: usize) -> Cache<u32> {
-    let cache = Cache::new(Limits { entries_max: entries, bytes_max: 0, value_bytes_max: 0, shards: 128 });
+    let limits = Limits {
+        entries_max: entries,
+        bytes_max: 0,
+        value_bytes_max: 0,
+        shards: 128,
+        eviction: Eviction::S3Fifo,
+    };
+    let cache = Cache::new(limits);
     (0..entries).for_each(|number| fill(&cache, &key(number)));
     cache
 }
