@@ -60,7 +60,6 @@ use crate::{
     clock::{self, Nanos},
     coherence::Batch,
     command::{Class, Command, Table},
-    ids::IdentityId,
     net::{ReadHalf, WriteHalf},
     resp::{Args, Protocol, Raw, RequestScanner, SHARED_BYTES_MIN, Scanned},
     upstream::connection::Profile,
@@ -539,20 +538,6 @@ impl Session {
             exclusive.lane.hang_up();
         }
         self.wake();
-    }
-
-    fn kill_if_of(&self, identity: IdentityId) {
-        if self.inner.borrow().profile.identity.id == identity {
-            self.count_disowned();
-            self.kill();
-        }
-    }
-
-    /// It is about to be cut off because its user is gone, which may be found out in more than one way.
-    fn count_disowned(&self) {
-        if self.ending.get() == Ending::No {
-            self.worker.counters.auth_disowned.add(1);
-        }
     }
 
     fn kill_if_idle(&self, now: Nanos, idle_timeout: Duration) {

@@ -3,12 +3,13 @@
 use std::{rc::Rc, sync::atomic::Ordering, task::Waker};
 
 use super::{
-    Inner, Next, Session,
+    Ending, Inner, Next, Session,
     ticket::{self, Place, Ticket, Work},
 };
 use crate::{
     clock::Nanos,
     coherence::Batch,
+    ids::IdentityId,
     resp::{OutputBuffer, Raw},
     upstream::{
         connection::{DialError, Profile},
@@ -69,6 +70,20 @@ impl Session {
         {
             self.count_disowned();
             self.end_after_output();
+        }
+    }
+
+    pub(super) fn kill_if_of(&self, identity: IdentityId) {
+        if self.inner.borrow().profile.identity.id == identity {
+            self.count_disowned();
+            self.kill();
+        }
+    }
+
+    /// It is about to be cut off because its user is gone, which may be found out in more than one way.
+    fn count_disowned(&self) {
+        if self.ending.get() == Ending::No {
+            self.worker.counters.auth_disowned.add(1);
         }
     }
 
