@@ -175,6 +175,23 @@ impl World {
             None => self.coherence.link_certified(asked),
         }
     }
+
+    fn sweep(&self) {
+        let at = self.coherence.moment(self.now());
+        (0..self.coherence.cache().shards()).for_each(|shard| {
+            self.coherence.cache().sweep(shard, &at);
+        });
+    }
+
+    /// All is certified and swept. What a record has to remember until then makes it longer, and makes nobody evict: only
+    /// the next fill would.
+    fn settle(&self) {
+        while !self.server.lock().unwrap().pushes.is_empty() {
+            self.hear();
+        }
+        self.hear();
+        self.sweep();
+    }
 }
 
 fn number(reply: Reply<'_>) -> u64 {
@@ -194,17 +211,12 @@ fn all_at_once(bytes_max: usize, acts: &[fn(&World)]) {
     };
     let running: Vec<_> = acts.iter().map(run).collect();
     running.into_iter().for_each(|one| one.join().unwrap());
+    world.settle();
     world.coherence.cache().check_invariants();
 }
 
 /// Readers of two variants of two keys, a writer of both, an outside writer, the link, and whoever evicts.
 fn everybody(bytes_max: usize) {
-    let sweep: fn(&World) = |world| {
-        let at = world.coherence.moment(world.now());
-        (0..world.coherence.cache().shards()).for_each(|shard| {
-            world.coherence.cache().sweep(shard, &at);
-        });
-    };
     let acts: [fn(&World); 7] = [
         |world| (0..6).for_each(|_| world.read(0, 0)),
         |world| (0..6).for_each(|n| world.read(0, n % 2)),
@@ -213,7 +225,7 @@ fn everybody(bytes_max: usize) {
         |world| world.set_outside(0),
         // Few enough times that some pushes come late.
         |world| (0..4).for_each(|_| world.hear()),
-        sweep,
+        World::sweep,
     ];
     all_at_once(bytes_max, &acts);
 }
