@@ -56,9 +56,9 @@ impl<'a> Args<'a> {
     }
 
     /// Where a part of the request, as another of these functions gave it, lies in the request.
-    pub fn span_of(self, part: &[u8]) -> Range<u32> {
-        let start = part.as_ptr().addr().wrapping_sub(self.request.as_ptr().addr()) as u32;
-        if part.is_empty() { 0..0 } else { start..start + part.len() as u32 }
+    pub fn span_of(self, part: &[u8]) -> Range<usize> {
+        let start = part.as_ptr().addr().wrapping_sub(self.request.as_ptr().addr());
+        if part.is_empty() { 0..0 } else { start..start + part.len() }
     }
 
     /// All of them in order.

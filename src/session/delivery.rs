@@ -78,7 +78,8 @@ impl Session {
     /// The read that this one waited for was answered.
     pub(super) fn joined(self: &Rc<Self>, seq: Seq, raw: Raw<'_>) {
         let mut inner = self.inner.borrow_mut();
-        if let Some((_, key)) = inner.joined.remove(&seq) {
+        if let Some((request, key)) = inner.joined.remove(&seq) {
+            self.worker.reuse(request);
             inner.waits -= 1;
             inner.read_ended(key);
             inner.output.complete(seq, raw, None);
@@ -229,7 +230,7 @@ impl Session {
             && inner.last_write.is_none_or(|write| write < seq)
     }
 
-    pub(super) fn lost_read(self: &Rc<Self>, place: &Place, request: Box<[u8]>) {
+    pub(super) fn lost_read(self: &Rc<Self>, place: &Place, request: Vec<u8>) {
         let mut inner = self.inner.borrow_mut();
         inner.settle(place);
         inner.ask_again(Repeat { seq: place.seq, request, was_lost: true });

@@ -83,8 +83,8 @@ pub(super) struct Exclusive {
     /// It is in a state that cannot be undone, and must be thrown away: MONITOR, SCRIPT DEBUG, a client's own
     /// tracking.
     is_spent: bool,
-    /// The client's own tracking tells of what it reads here and nowhere else.
-    tracks_reads: bool,
+    /// The client's own tracking tells of what it reads here and nowhere else: no hit can be older than that.
+    pub(super) tracks_reads: bool,
     /// What would have brought it back to a known state was refused or not answered: it must not be used again.
     is_soiled: bool,
     /// The request it was taken out for has not been sent yet.
@@ -116,11 +116,6 @@ impl Class {
 }
 
 impl Exclusive {
-    /// Whether the invalidations that come here are of what was read here: then no hit can be older than they are.
-    pub(super) fn tracks_reads(&self) -> bool {
-        self.tracks_reads
-    }
-
     /// Closes the connection; its place in the pool becomes free.
     pub(super) fn discard(self) {
         self.lane.close();

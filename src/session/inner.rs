@@ -67,7 +67,7 @@ pub(super) struct Inner {
     /// How many reads of each key (by hash) are in flight.
     pub(super) reading: HashMap<u64, u32, RandomState>,
     /// Reads that wait for another client's, so that they can be asked again.
-    pub(super) joined: HashMap<Seq, (Box<[u8]>, u64)>,
+    pub(super) joined: HashMap<Seq, (Vec<u8>, u64)>,
     /// Reads that must be asked again.
     pub(super) again: VecDeque<Repeat>,
     pub(super) transaction: Option<Box<Transaction>>,
@@ -96,7 +96,7 @@ pub(super) struct Inner {
 /// A read that must be asked again.
 pub(super) struct Repeat {
     pub(super) seq: Seq,
-    pub(super) request: Box<[u8]>,
+    pub(super) request: Vec<u8>,
     /// Whether it was sent and its connection died. That is forgiven once; a read that had joined another client's,
     /// or whose parts did not fit together, has not used that up.
     pub(super) was_lost: bool,

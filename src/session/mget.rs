@@ -33,7 +33,7 @@ const KEYS_MAX: usize = 1024;
 
 /// An MGET that was answered in part from memory.
 pub(super) struct Mget {
-    request: Box<[u8]>,
+    request: Vec<u8>,
     parts: Vec<Part>,
     variant: (IdentityId, Database, CommandId),
     /// PTTLs that are still to come, then the MGET itself.
@@ -92,14 +92,14 @@ impl Session {
             return self.forward_read(inner, command, batch, args, request);
         }
         let counters = &self.worker.counters;
-        let source = self.mget_source(inner);
+        let source = self.mget_source(inner, command);
         if source.may_show && self.mget_hit(inner, &source, batch, args) {
             counters.hits.add(args.len() as u64 - 1);
             counters.upstream_commands_saved.add(1);
             return Next::Done;
         }
         let mut mget = self.collect(inner, &source, batch, args);
-        mget.request = Box::from(&request[..]);
+        mget.request = request.to_vec();
         let missing = mget.parts.iter().filter(|part| matches!(part.source, Source::Upstream { .. })).count();
         if missing == 0 && mget.is_still_valid(self, batch.now) {
             counters.hits.add(mget.parts.len() as u64);
@@ -128,13 +128,12 @@ impl Session {
     }
 
     /// Where the parts of a client's MGET are found.
-    fn mget_source(&self, inner: &Inner) -> MgetSource {
-        let table = self.worker.table.borrow();
+    fn mget_source(&self, inner: &Inner, mget: &Command) -> MgetSource {
         let generation = self.worker.shared.coherence.generation();
         // Who may not GET is not to find by GET what was read by MGET.
         let is_allowed = |read| inner.profile.identity.is_allowed(read, generation);
-        let command = if is_allowed(StringRead::Get) { "GET" } else { "MGET" };
-        let command = table.lookup(command.as_bytes(), None).id;
+        let get = || self.worker.table.borrow().lookup(b"GET", None).id;
+        let command = if is_allowed(StringRead::Get) { get() } else { mget.id };
         MgetSource {
             variant: (inner.profile.identity.id, inner.profile.database, command),
             may_show: is_allowed(StringRead::Mget),
@@ -217,7 +216,7 @@ impl Session {
             Part { key: args.span(index), source: source.unwrap_or_else(Source::unasked) }
         };
         Mget {
-            request: Box::default(),
+            request: Vec::new(),
             parts: (1..args.len()).map(part).collect(),
             variant: whose,
             pttls_left: 0,
@@ -316,7 +315,7 @@ impl Mget {
     }
 
     /// The lane died: the joined are told, and the request is given back.
-    pub(super) fn abandon(mut self, session: &Session) -> Box<[u8]> {
+    pub(super) fn abandon(mut self, session: &Session) -> Vec<u8> {
         session.all_ask_again(self.give_up(session));
         self.request
     }

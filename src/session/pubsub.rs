@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use super::{
     Inner, Next, Session,
-    exclusive::{Exclusive, Purpose},
+    exclusive::Purpose,
     state::{PubSubFrame, pub_sub_frame},
     ticket::Work,
 };
@@ -75,7 +75,7 @@ impl Session {
         // own write. A line of MONITOR is no news: it would make the link ask, and be told of that by the next line, for
         // ever.
         let is_own_read = pub_sub_frame(&raw) == PubSubFrame::Other
-            && inner.exclusive.as_ref().is_some_and(Exclusive::tracks_reads);
+            && inner.exclusive.as_ref().is_some_and(|exclusive| exclusive.tracks_reads);
         let is_news = if kind == FrameKind::Push { !is_own_read } else { !inner.is_monitoring };
         let fence = if is_news { self.worker.news_fence(arrived) } else { None };
         inner.output.insert_message(raw, fence);

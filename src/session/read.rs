@@ -126,7 +126,7 @@ impl Session {
         let key = self.worker.hash(key);
         inner.waits += 1;
         *inner.reading.entry(key).or_insert(0) += 1;
-        inner.joined.insert(seq, (Box::from(request), key));
+        inner.joined.insert(seq, (self.worker.copy(request), key));
     }
 
     /// Answers a read on the allowlist from memory if that may be and can be: one shard lock, one copy, no await.
@@ -265,7 +265,7 @@ impl Session {
     #[inline]
     fn reading(&self, command: &Command, args: Args<'_>) -> SmallVec<[u64; 1]> {
         let mut hashes = SmallVec::new();
-        if self.worker.caches {
+        if self.worker.caches() {
             command.for_each_key(&args, |key, _| hashes.push(self.worker.hash(key)));
         }
         hashes
@@ -284,7 +284,7 @@ impl Session {
         let class = command.class(&args);
         let mut keys = SmallVec::new();
         let mut variant = None;
-        if self.worker.caches {
+        if self.worker.caches() {
             command.for_each_key(&args, |key, _| keys.push(args.span_of(key)));
             if let Class::Cached(sameness) = class {
                 variant = Some(AskedVariant {

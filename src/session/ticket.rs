@@ -141,7 +141,7 @@ pub(super) struct PlainRead {
     /// One of the worker's buffers.
     pub(super) request: Vec<u8>,
     /// Where the keys lie in it; none where nothing is cached.
-    pub(super) keys: SmallVec<[Range<u32>; 1]>,
+    pub(super) keys: SmallVec<[Range<usize>; 1]>,
     /// What was asked, if it is something that may be cached.
     pub(super) variant: Option<AskedVariant>,
     /// Whether it may have read more than it declares.
@@ -157,19 +157,15 @@ pub(super) struct AskedVariant {
     pub(super) protocols: Protocols,
     pub(super) command: CommandId,
     /// Where the arguments behind the key lie in the request.
-    pub(super) tail: Range<u32>,
+    pub(super) tail: Range<usize>,
     pub(super) database: Database,
     pub(super) sent_at: Nanos,
 }
 
 impl PlainRead {
     pub(super) fn keys(&self) -> impl Iterator<Item = &[u8]> {
-        self.keys.iter().map(|key| part(&self.request, key))
+        self.keys.iter().map(|key| &self.request[key.clone()])
     }
-}
-
-fn part<'a>(request: &'a [u8], range: &Range<u32>) -> &'a [u8] {
-    &request[range.start as usize..range.end as usize]
 }
 
 /// A read that may fill the cache; PTTL goes ahead of it.
@@ -287,7 +283,7 @@ impl Ticket {
             database: asked.database,
             protocols: asked.protocols,
             command: asked.command.0,
-            tail: part(&read.request, &asked.tail),
+            tail: &read.request[asked.tail.clone()],
         };
         for key in read.keys() {
             self.session.worker.shared.coherence.observe_read(key, variant, raw, asked.sent_at, arrived);
@@ -523,7 +519,7 @@ impl Completion for Ticket {
                 session.not_agreed();
                 None
             }
-            Work::Mget(mget) => Some(mget.abandon(&session).into_vec()),
+            Work::Mget(mget) => Some(mget.abandon(&session)),
             // Dropping the rest ends its guards: the keys are dropped once more and unblocked.
             _ => None,
         };
@@ -532,7 +528,7 @@ impl Completion for Ticket {
         }
         match request {
             Some(request) if !is_second_loss && session.may_ask_again(self.place.seq) => {
-                session.lost_read(&self.place, request.into_boxed_slice());
+                session.lost_read(&self.place, request);
             }
             Some(_) => {
                 session.answered(self.place, error(&format!("nearhit: {loss}")).as_slice().into(), None);

@@ -155,8 +155,6 @@ pub struct Worker {
     sessions: RefCell<HashMap<ClientId, Rc<Session>>>,
     /// Sessions that have bytes to write since the last batch.
     dirty: Rc<RefCell<Vec<Rc<Session>>>>,
-    /// Whether there can ever be a hit.
-    pub(super) caches: bool,
     /// See [`Worker::copy`].
     buffers: RefCell<Vec<Vec<u8>>>,
     /// Sessions whose first reply waits for a certification.
@@ -219,7 +217,6 @@ impl Worker {
             }),
             sessions: RefCell::default(),
             dirty,
-            caches: shared.config.cache.mode != CacheMode::Off,
             buffers: RefCell::default(),
             parked: RefCell::default(),
             exclusive: RefCell::default(),
@@ -326,6 +323,11 @@ impl Worker {
     pub(super) fn news_fence(&self, arrived: Nanos) -> Option<Nanos> {
         let is_ordered = self.shared.config.coherence.order_messages && !Mutation::MessageBeforePush.is_on();
         is_ordered.then(|| self.fence(arrived)).flatten()
+    }
+
+    /// Whether there can ever be a hit.
+    pub(super) fn caches(&self) -> bool {
+        self.shared.config.cache.mode != CacheMode::Off
     }
 
     /// A copy of a request, in a buffer that may have been used before: those in flight are many and short-lived, which
