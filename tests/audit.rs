@@ -48,11 +48,7 @@ impl House {
     /// Reads until the reply comes from memory.
     #[track_caller]
     fn heat(&self, client: &mut Client, read: &str) {
-        eventually(&format!("{read} is answered from memory"), || {
-            let hits = self.proxy.stat("hits");
-            ask(client, read);
-            self.proxy.stat("hits") > hits
-        });
+        self.proxy.until_hit(read, || drop(ask(client, read)));
     }
 
     /// Once nothing is in flight any more.

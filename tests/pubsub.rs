@@ -292,11 +292,7 @@ fn who_leaves_behind_a_script_reads_what_it_wrote() {
     for round in 0..2 {
         let mut sharer = house.sharer(3, &["news"]);
         reader.expect(b"+OK\r\n", &["SET", "key", "old"]);
-        eventually("it is answered from memory", || {
-            let hits = house.proxy.stat("hits");
-            reader.expect(b"$3\r\nold\r\n", &["GET", "key"]);
-            house.proxy.stat("hits") > hits
-        });
+        house.proxy.until_hit("the key", || reader.expect(b"$3\r\nold\r\n", &["GET", "key"]));
         // Longer than the two marks, which the replies wait for, take to be answered.
         house.relay.link().delay(0, 300);
         house.relay.hubs().delay(0, 50);

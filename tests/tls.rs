@@ -61,6 +61,16 @@ fn server_tls(builder: ProxyBuilder, own: &Identity) -> ProxyBuilder {
         .set("server.tls.key", &key.display().to_string())
 }
 
+/// Reads the key, whose value is `one`, until it comes from memory.
+#[track_caller]
+fn is_hit(client: &mut Client) {
+    eventually("it is answered from memory", || {
+        let hits = figure(client, "hits");
+        client.expect(b"$3\r\none\r\n", &["GET", "key"]);
+        figure(client, "hits") > hits
+    });
+}
+
 /// One counter of the proxy that a client is connected to.
 #[track_caller]
 fn figure(client: &mut Client, name: &str) -> u64 {
@@ -126,11 +136,7 @@ fn hits_and_outside_writes_are_seen_over_tls_by_either_version() {
         let mut client = tls(front.proxy.addr(), &trust).expect("the handshake succeeds");
         eventually("the link is live", || client.text(&["INFO", "nearhit"]).contains("link_state:live"));
         client.expect(b"+OK\r\n", &["SET", "key", "one"]);
-        eventually("it is answered from memory", || {
-            let hits = figure(&mut client, "hits");
-            client.expect(b"$3\r\none\r\n", &["GET", "key"]);
-            figure(&mut client, "hits") > hits
-        });
+        is_hit(&mut client);
         front.redis.client().expect(b"+OK\r\n", &["SET", "key", "two"]);
         // Its reply comes when every invalidation before it has been applied.
         client.expect(b":1\r\n", &["EVAL", "return 1", "0"]);
@@ -292,11 +298,7 @@ fn everything_works_with_tls_on_both_sides() {
     eventually("the link is live", || client.text(&["INFO", "nearhit"]).contains("link_state:live"));
 
     client.expect(b"+OK\r\n", &["SET", "key", "one"]);
-    eventually("it is answered from memory", || {
-        let hits = figure(&mut client, "hits");
-        client.expect(b"$3\r\none\r\n", &["GET", "key"]);
-        figure(&mut client, "hits") > hits
-    });
+    is_hit(&mut client);
     outside.expect(b"+OK\r\n", &["SET", "key", "two"]);
     client.expect(b":1\r\n", &["EVAL", "return 1", "0"]);
     client.expect(b"$3\r\ntwo\r\n", &["GET", "key"]);

@@ -76,11 +76,7 @@ fn the_cache_works_between_two_sockets() {
     client.expect(b"+OK\r\n", &["SET", "key", "one"]);
     house.proxy.settle();
     client.expect(b"$3\r\none\r\n", &["GET", "key"]);
-    eventually("it is answered from memory", || {
-        let hits = house.proxy.stat("hits");
-        client.expect(b"$3\r\none\r\n", &["GET", "key"]);
-        house.proxy.stat("hits") > hits
-    });
+    house.proxy.until_hit("the key", || client.expect(b"$3\r\none\r\n", &["GET", "key"]));
     outside.expect(b"+OK\r\n", &["SET", "key", "two"]);
     house.proxy.settle();
     client.expect(b"$3\r\ntwo\r\n", &["GET", "key"]);

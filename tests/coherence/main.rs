@@ -20,7 +20,7 @@ mod users;
 mod writes;
 
 use common::resp::shown;
-use common::{Client, Proxy, ProxyBuilder, Redis, Relay, eventually, proxy};
+use common::{Client, Proxy, ProxyBuilder, Redis, Relay, proxy};
 
 /// How late pushes are where they are made late: later than any client can ask again.
 const PUSH_DELAY_MS: u64 = 25;
@@ -79,12 +79,7 @@ impl House {
 #[track_caller]
 fn heat(proxy: &Proxy, client: &mut Client, read: &str) -> Vec<u8> {
     let mut reply = Vec::new();
-    eventually(&format!("{read} is answered from memory"), || {
-        client.ask(read);
-        let hits = proxy.stat("hits");
-        reply = client.ask(read);
-        proxy.stat("hits") > hits
-    });
+    proxy.until_hit(read, || reply = client.ask(read));
     reply
 }
 

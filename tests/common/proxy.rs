@@ -135,6 +135,16 @@ impl Proxy {
         value.parse().unwrap_or_else(|_| panic!("nearhit_{name} is no number: {value}"))
     }
 
+    /// Has it read until the reply comes from memory, by the proxy's own count.
+    #[track_caller]
+    pub(crate) fn until_hit(&self, what: &str, mut read: impl FnMut()) {
+        eventually(&format!("{what} is answered from memory"), || {
+            let hits = self.stat("hits");
+            read();
+            self.stat("hits") > hits
+        });
+    }
+
     /// Waits until hits are allowed.
     #[track_caller]
     pub(crate) fn wait_live(&self) {
