@@ -257,7 +257,6 @@ impl Session {
             None => drop(told),
         }
         let _ = mark.await;
-        self.inner.borrow_mut().verdict = Some(Verdict::CaughtUp);
     }
 
     /// What this client shares.

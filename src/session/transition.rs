@@ -73,46 +73,41 @@ pub(super) enum Verdict {
 impl Session {
     /// Carries out a transition. The request that wants it is dispatched again afterwards.
     pub(super) async fn perform(self: &Rc<Self>, transition: Transition) {
-        match transition {
+        let verdict = match transition {
             // Unlike a wake-up it lets the event loop look for those who have come meanwhile.
-            Transition::Yield => yield_now().await,
-            Transition::Acquire(purpose) => self.check_out(purpose).await,
-            Transition::Subscribe => self.subscribe_somewhere().await,
-            Transition::CatchUp => self.catch_up().await,
-            Transition::Release => self.release().await,
-            Transition::Claim(target) => {
-                self.claim(target).await;
-                self.inner.borrow_mut().verdict = Some(Verdict::Claimed);
-            }
+            Transition::Yield => return yield_now().await,
+            Transition::Acquire(purpose) => return self.check_out(purpose).await,
+            Transition::Subscribe => return self.subscribe_somewhere().await,
+            Transition::Release => return self.release().await,
             Transition::BeClaimed => {
                 self.check_out(Purpose::Subscribed).await;
                 let mut inner = self.inner.borrow_mut();
                 // Without a connection: who has asked finds none, and is told so by the server.
                 (inner.is_claimed, inner.verdict) = (false, None);
-                inner.spend_exclusive();
+                return inner.spend_exclusive();
             }
-            Transition::Authenticate(credentials, request) => {
-                let verdict = self.judge(credentials, &request).await;
-                self.inner.borrow_mut().verdict = Some(verdict);
+            Transition::CatchUp => {
+                self.catch_up().await;
+                Verdict::CaughtUp
             }
-            Transition::Ask(request) => {
-                let profile = self.inner.borrow().profile.clone();
-                let answer = self.worker.shared.dialer.ask(&profile, &request).await;
-                let verdict = answer.unwrap_or_else(|error| error.reply());
-                self.inner.borrow_mut().verdict = Some(Verdict::Answered(verdict));
+            Transition::Claim(target) => {
+                self.claim(target).await;
+                Verdict::Claimed
             }
+            Transition::Authenticate(credentials, request) => self.judge(credentials, &request).await,
+            Transition::Ask(request) => Verdict::Answered(self.ask(&request).await),
             Transition::Judge(question) => {
-                let profile = self.inner.borrow().profile.clone();
-                let answer = timeout(JUDGED_WITHIN, self.worker.shared.dialer.ask(&profile, &question)).await;
-                let verdict = answer
-                    .map_or_else(|_| Bytes::new(), |answer| answer.unwrap_or_else(|error| error.reply()));
-                self.inner.borrow_mut().verdict = Some(Verdict::Answered(verdict));
+                Verdict::Answered(timeout(JUDGED_WITHIN, self.ask(&question)).await.unwrap_or_default())
             }
-            Transition::Kill(doomed) => {
-                let count = self.kill_all(doomed).await;
-                self.inner.borrow_mut().verdict = Some(Verdict::Killed(count));
-            }
-        }
+            Transition::Kill(doomed) => Verdict::Killed(self.kill_all(doomed).await),
+        };
+        self.inner.borrow_mut().verdict = Some(verdict);
+    }
+
+    /// The upstream's answer on a connection that nothing else travels on, or why there is none.
+    async fn ask(&self, request: &[u8]) -> Bytes {
+        let profile = self.inner.borrow().profile.clone();
+        self.worker.shared.dialer.ask(&profile, request).await.unwrap_or_else(|error| error.reply())
     }
 
     /// Asks another client, of whatever worker, and waits until it has its connection. It happens once in a client's life
