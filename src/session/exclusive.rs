@@ -205,12 +205,7 @@ impl Session {
         let taken = pool.checkout(&profile, name, shared.coherence.server(), wants_auth, patience).await;
         let (connection, place) = taken.inspect_err(|error| {
             if let CheckoutError::Dial(error) = error {
-                self.end_if_disowned(&profile, error);
-            }
-            if let CheckoutError::Dial(error) = error
-                && let Some(reason) = error.no_connection()
-            {
-                shared.health.suspect(reason);
+                self.dial_failed(&profile, error);
             }
         })?;
         let connection = match purpose {

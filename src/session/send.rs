@@ -64,12 +64,20 @@ impl Session {
 
     /// The server closes a user's connections when it deletes the user, and a client finds out by dialling again.
     /// Here nobody closes the client's own connection, so that is done once its user is found to be gone.
-    pub(super) fn end_if_disowned(&self, profile: &Profile, error: &DialError) {
+    fn end_if_disowned(&self, profile: &Profile, error: &DialError) {
         if profile.identity.is_verified()
             && matches!(error, DialError::Refused(raw) if raw.starts_with(b"-WRONGPASS"))
         {
             self.count_disowned();
             self.end_after_output();
+        }
+    }
+
+    /// A connection of this client's own, or one that it was to share, could not be had.
+    pub(super) fn dial_failed(&self, profile: &Profile, error: &DialError) {
+        self.end_if_disowned(profile, error);
+        if let Some(reason) = error.no_connection() {
+            self.worker.shared.health.suspect(reason);
         }
     }
 

@@ -93,12 +93,7 @@ impl Session {
     async fn join_hub(self: &Rc<Self>) -> Result<(), DialError> {
         let profile = self.inner.borrow().profile.clone();
         let hub = self.worker.hubs.get(&self.worker, &profile).await;
-        let hub = hub.inspect_err(|error| {
-            self.end_if_disowned(&profile, error);
-            if let DialError::Unreachable { reason, .. } = error {
-                self.worker.shared.health.suspect(reason);
-            }
-        })?;
+        let hub = hub.inspect_err(|error| self.dial_failed(&profile, error))?;
         let counters = Arc::clone(&self.worker.counters);
         counters.hub_clients.add(1);
         let share = Share { _pin: hub.pin(), hub, asked: None, counters };
