@@ -118,7 +118,8 @@ pub(crate) fn launch(
     if !trouble.changes_silently() {
         outcome.fault = outcome.fault.or_else(|| found_by_auditor(&house.proxy));
     }
-    (outcome, HitShare::of(&house.proxy))
+    let share = HitShare::of(&house.proxy).among(outcome.reads);
+    (outcome, share)
 }
 
 impl House {
@@ -342,6 +343,12 @@ impl HitShare {
     pub(crate) fn of(proxy: &Proxy) -> Self {
         let [hits, misses, joins] = ["hits", "misses", "joins"].map(|name| proxy.stat(name));
         Self { hits, lookups: hits + misses + joins, audited: proxy.stat("audit_agreements") }
+    }
+
+    /// Only what was answered with a value counts: while the server is away, each of thousands of refused reads was
+    /// looked up in vain.
+    fn among(self, answered: u64) -> Self {
+        Self { lookups: self.lookups.min(answered), ..self }
     }
 
     pub(crate) fn ratio(&self) -> f64 {

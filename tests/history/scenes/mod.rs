@@ -188,8 +188,10 @@ pub(crate) fn play(scene: &Scene) {
     let staleness = &report.staleness;
     assert!(staleness.max() <= MAX_STALENESS, "{}: {staleness}\n{again}", scene.name);
     assert!(staleness.count() > 0 && report.registers > 0 || scene.ttl_ms.is_some(), "{report:?}");
+    // Keys that live for milliseconds are as often gone as the draw has it.
+    let share_min = if scene.ttl_ms.is_some() { HIT_SHARE_MIN / 3.0 } else { HIT_SHARE_MIN };
     for share in &report.shares {
-        assert!(share.ratio() >= HIT_SHARE_MIN, "{}: {share}: hardly used\n{again}", scene.name);
+        assert!(share.ratio() >= share_min, "{}: {share}: hardly used\n{again}", scene.name);
     }
 }
 
