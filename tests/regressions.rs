@@ -217,6 +217,22 @@ fn a_killed_client_sees_its_end_while_the_upstream_hangs() {
 }
 
 #[test]
+fn a_hit_does_not_wait_for_ever_for_the_rest_of_its_batch() {
+    let redis = Redis::start();
+    let proxy = proxy().upstream(&redis).set("cache.max_staleness", "30s").start();
+    let mut client = proxy.client();
+    proxy.until_hit("the key is in memory", || drop(client.cmd(&["GET", "hot"])));
+    // The server answers at once, and then not at all.
+    client.cmd(&["GET", "other"]);
+    redis.stop();
+    client.send_raw(&[encode(&["GET", "hot"]), encode(&["GET", "cold"])].concat());
+    client.set_timeout(Duration::from_secs(2));
+    assert_eq!(client.try_recv().expect("the hit comes first"), b"$-1\r\n");
+    redis.cont();
+    assert_eq!(client.recv(), b"$-1\r\n");
+}
+
+#[test]
 fn reset_opens_nothing_to_who_has_not_authenticated() {
     let redis = Redis::start_with(&["--requirepass", "secret"]);
     let proxy = proxy().set("upstream.url", &format!("redis://:secret@{}", redis.addr())).start();

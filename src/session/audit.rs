@@ -219,7 +219,7 @@ impl Session {
         let now = clock::now();
         let ticket = Ticket::unanswerable(Rc::clone(self), Work::Audit(to));
         // What the lane gives back is dropped, which is an answer, too.
-        let _ = lane.send(ticket, now, self.worker.due(now), |out| out.push(Raw::Borrowed(&audit.request)));
+        let _ = lane.send(ticket, now, self.worker.since(now), |out| out.push(Raw::Borrowed(&audit.request)));
         let (raw, arrived) = answer.await.ok()?;
         Some(Reread { raw, arrived, server: lane.greeting.server })
     }

@@ -4,6 +4,7 @@ use std::{
     io,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use super::{
@@ -20,6 +21,13 @@ use crate::{
     resp::{Protocol, Raw},
     upstream::{connection::Profile, identity::Identity, lane::write_some},
 };
+
+/// What is answered at once waits for the rest of its batch if that can be expected so soon: two writes where one would
+/// do cost more than all else about a few hits. Redis writes a batch's replies together, too.
+const REST_WITHIN: Duration = Duration::from_millis(1);
+
+/// No more than this waits.
+const WAITING_BYTES_MAX: usize = 16 * 1024;
 
 /// What an attempt to write has changed.
 pub(super) struct Change {
@@ -184,12 +192,29 @@ impl Session {
         let mut inner = self.inner.borrow_mut();
         inner.is_held = matches!(flow, Flow::Held | Flow::Await(_));
         let quiet = inner.output.ready().is_empty() && !inner.is_write_blocked;
+        let is_rest_near = self.is_rest_near(&mut inner);
         drop(inner);
+        if is_rest_near {
+            // What comes writes it. Should that take its time after all, the worker does.
+            return self.worker.write_later(self);
+        }
         if quiet {
             self.inner.borrow_mut().output.ready().give_back(&mut self.worker.spares.borrow_mut());
         } else {
             self.flush_own();
         }
+    }
+
+    /// Whether what the batch still waits for will be here in a moment, so that all can be written together.
+    fn is_rest_near(&self, inner: &mut Inner) -> bool {
+        let len = inner.output.ready().len();
+        inner.output.queued() > 0
+            && (1..=WAITING_BYTES_MAX).contains(&len)
+            && !inner.is_write_blocked
+            && inner.again.is_empty()
+            && inner.exclusive.is_none()
+            && inner.private_lane.is_none()
+            && inner.lane.as_ref().is_some_and(|lane| lane.answers_within(REST_WITHIN, self.now()))
     }
 
     pub(super) fn identity(&self) -> Arc<Identity> {

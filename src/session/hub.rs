@@ -31,8 +31,9 @@ use crate::{
     ids::{Database, IdentityId, ServerId},
     resp::{FrameKind, OutputBuffer, Protocol, Raw, encode_request, reply},
     upstream::{
+        completion::{Completion, Loss, Progress},
         connection::{Connection, DialError, Profile},
-        lane::{Completion, Hooks, Lane, Loss, Pinned, Progress},
+        lane::{Hooks, Lane, Pinned},
     },
 };
 

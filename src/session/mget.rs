@@ -25,7 +25,7 @@ use crate::{
     ids::{Database, Generation, IdentityId, ServerId},
     mutation::Mutation,
     resp::{Args, Protocol, Raw, encode_request, reply},
-    upstream::{identity::StringRead, lane::Progress},
+    upstream::{completion::Progress, identity::StringRead},
 };
 
 /// An MGET of more keys than this goes upstream whole.

@@ -86,6 +86,8 @@ pub struct Session {
     inner: RefCell<Inner>,
     /// In the worker's list of sessions with output to look at.
     dirty: Cell<bool>,
+    /// In the worker's list of sessions that have put off writing.
+    late: Cell<bool>,
     /// In the worker's list of sessions behind a fence.
     parked: Cell<bool>,
     waker: RefCell<Option<Waker>>,
@@ -145,6 +147,7 @@ impl Session {
             write: RefCell::new(Some(write)),
             inner,
             dirty: Cell::new(false),
+            late: Cell::new(false),
             parked: Cell::new(false),
             waker: RefCell::new(None),
             ending: Cell::new(Ending::No),

@@ -46,7 +46,7 @@ impl Session {
     }
 
     /// The time of the batch at hand.
-    fn now(&self) -> Nanos {
+    pub(super) fn now(&self) -> Nanos {
         Nanos(self.info.active.load(Ordering::Relaxed))
     }
 
@@ -105,10 +105,11 @@ impl Session {
         work: Work,
         write: impl FnOnce(&mut OutputBuffer),
     ) -> Next {
-        let due = if work.may_take_its_time() { Nanos::FOREVER } else { self.worker.due(batch.now) };
+        let since = if work.may_take_its_time() { Nanos::FOREVER } else { self.worker.since(batch.now) };
         inner.expect(&place);
         self.worker.counters.upstream_commands.add(1);
-        if let Err(mut ticket) = lane.send(Ticket::new(Rc::clone(self), place, work), batch.now, due, write) {
+        if let Err(mut ticket) = lane.send(Ticket::new(Rc::clone(self), place, work), batch.now, since, write)
+        {
             inner.settle(&ticket.place);
             // Another worker's client may have joined since leave to fill was given.
             self.all_ask_again(ticket.give_up());

@@ -28,8 +28,8 @@ use crate::{
     ids::{Database, Generation},
     resp::{Raw, reply},
     upstream::{
+        completion::{Completion, Loss, Progress},
         identity::StringRead,
-        lane::{Completion, Loss, Progress},
         passing::Piece,
     },
 };

@@ -155,6 +155,8 @@ pub struct Worker {
     sessions: RefCell<HashMap<ClientId, Rc<Session>>>,
     /// Sessions that have bytes to write since the last batch.
     dirty: Rc<RefCell<Vec<Rc<Session>>>>,
+    /// Sessions that have put off writing since the last tick.
+    late: RefCell<Vec<Rc<Session>>>,
     /// See [`Worker::copy`].
     buffers: RefCell<Vec<Vec<u8>>>,
     /// Sessions whose first reply waits for a certification.
@@ -217,6 +219,7 @@ impl Worker {
             }),
             sessions: RefCell::default(),
             dirty,
+            late: RefCell::default(),
             buffers: RefCell::default(),
             parked: RefCell::default(),
             exclusive: RefCell::default(),
@@ -354,6 +357,13 @@ impl Worker {
         }
     }
 
+    /// Has the session's output written at the next tick, if it has not been by then.
+    pub(super) fn write_later(&self, session: &Rc<Session>) {
+        if !session.late.replace(true) {
+            self.late.borrow_mut().push(Rc::clone(session));
+        }
+    }
+
     /// Writes what the batch has brought to each client.
     pub(super) fn flush_dirty(&self) {
         flush(&self.dirty);
@@ -399,9 +409,9 @@ impl Worker {
         }
     }
 
-    /// By when a command that is sent at `now` is to be answered: a pause puts that off.
-    pub(super) fn due(&self, now: Nanos) -> Nanos {
-        now.max(self.shared.pause.until()) + self.shared.config.upstream.command_timeout
+    /// From when on the timeout of a command that is sent at `now` counts: a pause puts that off.
+    pub(super) fn since(&self, now: Nanos) -> Nanos {
+        now.max(self.shared.pause.until())
     }
 
     /// Forgets a session that has ended.
@@ -509,6 +519,10 @@ impl Worker {
             }
             lane.is_open()
         });
+        for session in self.late.take() {
+            session.late.set(false);
+            self.mark_dirty(&session);
+        }
         self.flush_dirty();
         let idle_timeout = self.shared.config.server.idle_timeout;
         if !idle_timeout.is_zero() {

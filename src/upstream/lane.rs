@@ -21,13 +21,13 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
-use thiserror::Error;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio_util::io::poll_read_buf;
 
 use super::{
+    completion::{Completion, Loss, Progress},
     connection::{Connection, Greeting, Profile},
-    passing::{PIECE_BYTES, Passing, Piece},
+    passing::{PIECE_BYTES, Passing},
 };
 use crate::{
     clock::{self, Nanos},
@@ -48,66 +48,6 @@ pub const STALLED_AFTER: Duration = Duration::from_millis(50);
 /// With this many timed-out commands still unanswered, further ones are refused instead of queued behind them.
 const ORPHANS_MAX: usize = 10_000;
 
-/// What becomes of a command that was sent on a lane.
-///
-/// None of the methods may call back into the lane that calls them.
-pub trait Completion: 'static {
-    /// One reply, in the order of the requests. [`Progress::More`] keeps the command at the head of the queue.
-    fn reply(&mut self, raw: Raw<'_>, arrived: Nanos) -> Progress;
-
-    /// A reply begins that is of so many bytes at least, and has not arrived whole. Returns whether it can be passed on in
-    /// pieces from now on; if not, that is asked again when more of it has come.
-    /// By default never.
-    fn passes_on(&mut self, _announced: usize, _arrived: Nanos) -> bool {
-        false
-    }
-
-    /// A piece of a reply that is passed on in pieces, in the place of [`Completion::reply`].
-    fn piece(&mut self, _bytes: Raw<'_>, _piece: Piece) {}
-
-    /// Whether its client has as much to read of such a reply as may be. It may be more while others wait behind it.
-    fn is_full(&self, _holds_up_others: impl FnOnce() -> bool) -> bool {
-        false
-    }
-
-    /// Its client reads too slowly, while others wait: it is to get no more.
-    fn cut_off(&self) {}
-
-    /// What is ahead of it takes as long as that client likes: nobody else is to wait for its reply.
-    fn held_up(&mut self) {}
-
-    /// Whether both are the same client's.
-    fn is_of_client_of(&self, _other: &Self) -> bool {
-        false
-    }
-
-    /// The lane died before the last reply.
-    fn lost(self, loss: &Loss);
-
-    /// The deadline passed. The lane keeps the command until its late reply, which is still handed to
-    /// [`Completion::reply`] so that what must be undone is undone, but the client has to be answered now.
-    fn timed_out(&mut self);
-}
-
-/// Whether a command has all its replies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// Another reply belongs to this command.
-    More,
-    /// That was the last one.
-    Done,
-}
-
-/// Why a lane died.
-#[derive(Clone, Debug, Error)]
-#[error("the connection to upstream {address} was lost ({reason})")]
-pub struct Loss {
-    /// The upstream's address.
-    pub address: String,
-    /// What the system said.
-    pub reason: String,
-}
-
 /// What a lane's owner wants to be told.
 pub struct Hooks {
     /// All replies of one read have been handed out: time to write to the clients.
@@ -127,7 +67,8 @@ pub type Unsolicited = Box<dyn for<'a> Fn(Raw<'a>, FrameKind, Nanos) -> Option<R
 
 pub(super) struct InFlight<C> {
     pub(super) completion: C,
-    due: Nanos,
+    /// Since when its reply is waited for; [`Nanos::FOREVER`] if it may take its time.
+    since: Nanos,
     orphan: bool,
 }
 
@@ -174,6 +115,8 @@ pub struct Lane<C: Completion> {
     used: Cell<Nanos>,
     /// Since when the command at the head of the queue has been waited for; [`Nanos::FOREVER`] while there is none.
     waiting_since: Cell<Nanos>,
+    /// How long the first reply of the last read had been waited for.
+    round_trip: Cell<Duration>,
     /// When bytes of an unfinished reply last came in; [`Nanos::NEVER`] between replies.
     progress: Cell<Nanos>,
     /// When a command that may take its time (BLPOP, WAIT) was last answered, or the end of a large reply was read: only
@@ -206,6 +149,7 @@ impl<C: Completion> Lane<C> {
             pins: Cell::new(0),
             used: Cell::new(clock::now()),
             waiting_since: Cell::new(Nanos::FOREVER),
+            round_trip: Cell::new(Duration::MAX),
             progress: Cell::new(Nanos::NEVER),
             held_up_until: Cell::new(Nanos::NEVER),
             driver: RefCell::new(None),
@@ -219,12 +163,13 @@ impl<C: Completion> Lane<C> {
     }
 
     /// Queues one command, which `write` encodes; it may be several requests if the completion expects as many
-    /// replies. `due` is when to give up waiting. Gives the completion back if the lane takes nothing any more.
+    /// replies. `since` is from when on the time counts after which to give up waiting; [`Nanos::FOREVER`]: never. Gives the
+    /// completion back if the lane takes nothing any more.
     pub fn send(
         &self,
         completion: C,
         now: Nanos,
-        due: Nanos,
+        since: Nanos,
         write: impl FnOnce(&mut OutputBuffer),
     ) -> Result<(), C> {
         let mut queue = self.queue.borrow_mut();
@@ -235,7 +180,7 @@ impl<C: Completion> Lane<C> {
         if queue.in_flight.is_empty() {
             self.waiting_since.set(now);
         }
-        queue.in_flight.push_back(InFlight { completion, due, orphan: false });
+        queue.in_flight.push_back(InFlight { completion, since, orphan: false });
         drop(queue);
         self.kick();
         Ok(())
@@ -261,6 +206,11 @@ impl<C: Completion> Lane<C> {
     /// the commands is held up by CLIENT PAUSE.
     fn is_silent(&self, now: Nanos) -> bool {
         now.since(self.waiting_since.get()) > STALLED_AFTER
+    }
+
+    /// Whether a reply can be expected so soon: the last one came as fast, and none is waited for longer.
+    pub fn answers_within(&self, bound: Duration, now: Nanos) -> bool {
+        self.round_trip.get() < bound && now.since(self.waiting_since.get()) < bound
     }
 
     /// Whether the command that it is at has timed out, and nothing has come since. The server may be busy, or the lane
@@ -356,16 +306,16 @@ impl<C: Completion> Lane<C> {
         }
         let mut queue = self.queue.borrow_mut();
         let Queue { in_flight, orphans, .. } = &mut *queue;
-        if in_flight.front().is_some_and(|head| waits_for_reader || head.due == Nanos::FOREVER) {
+        if in_flight.front().is_some_and(|head| waits_for_reader || head.since == Nanos::FOREVER) {
             in_flight.iter_mut().skip(1).for_each(|entry| entry.completion.held_up());
         }
         let progress = self.progress.get();
         if progress != Nanos::NEVER && now.since(progress) < timeout {
             return;
         }
-        let earliest = self.held_up_until.get() + timeout;
-        let in_turn = in_flight.iter_mut().take_while(|entry| entry.due != Nanos::FOREVER);
-        for entry in in_turn.filter(|entry| !entry.orphan && entry.due.max(earliest) <= now) {
+        let earliest = self.held_up_until.get();
+        let in_turn = in_flight.iter_mut().take_while(|entry| entry.since != Nanos::FOREVER);
+        for entry in in_turn.filter(|entry| !entry.orphan && entry.since.max(earliest) + timeout <= now) {
             entry.orphan = true;
             *orphans += 1;
             entry.completion.timed_out();
@@ -375,7 +325,7 @@ impl<C: Completion> Lane<C> {
     fn close_if_unused(&self) {
         // With nobody pinned to it, a WAIT is its client's that has gone.
         let is_waited_for =
-            || self.queue.borrow().in_flight.front().is_some_and(|entry| entry.due != Nanos::FOREVER);
+            || self.queue.borrow().in_flight.front().is_some_and(|entry| entry.since != Nanos::FOREVER);
         if self.retired.get() && self.pins.get() == 0 && !is_waited_for() {
             self.hang_up();
         }
@@ -425,7 +375,7 @@ impl<C: Completion> Lane<C> {
 
     /// A command has its last reply.
     pub(super) fn ended(&self, entry: &InFlight<C>, arrived: Nanos) {
-        if entry.due == Nanos::FOREVER {
+        if entry.since == Nanos::FOREVER {
             self.held_up_until.set(arrived);
         } else if entry.orphan {
             self.queue.borrow_mut().orphans -= 1;
@@ -498,6 +448,10 @@ impl<C: Completion> Lane<C> {
                     // After the read, so that no reply is ever dated before the server sent it.
                     let arrived = clock::now();
                     self.used.set(arrived);
+                    let asked = self.queue.borrow().in_flight.front().map(|head| head.since);
+                    if let Some(asked) = asked.filter(|asked| *asked != Nanos::FOREVER) {
+                        self.round_trip.set(arrived.since(asked));
+                    }
                     let result = self.deliver(reader, hooks, arrived);
                     let waits = !self.queue.borrow().in_flight.is_empty();
                     self.waiting_since.set(if waits { arrived } else { Nanos::FOREVER });

@@ -21,11 +21,12 @@ use tokio::{
 
 use super::{
     backoff::backoff,
+    completion::{Completion, Loss},
     connection::{Connection, DialError, Dialer, Profile, ProfileKey},
     control::Question,
     health::Health,
     identity::Identity,
-    lane::{Completion, Hooks, Lane, Loss, Pinned},
+    lane::{Hooks, Lane, Pinned},
 };
 use crate::{
     clock::{self, Nanos},

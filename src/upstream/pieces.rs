@@ -11,7 +11,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    lane::{Completion, InFlight, Lane, Queue, Reader},
+    completion::Completion,
+    lane::{InFlight, Lane, Queue, Reader},
     passing::{PIECE_BYTES, Passing, Piece},
 };
 use crate::{clock::Nanos, resp::Raw};
