@@ -1,8 +1,7 @@
-"""The load generators: how each is run, and what it says of its run."""
+"""The load generator: how it is run, and what it says of its run."""
 
 import json
 import os
-import re
 import subprocess
 from dataclasses import dataclass
 
@@ -38,32 +37,8 @@ def run(command, cores, operations):
     return said, usage.ru_utime + usage.ru_stime
 
 
-class RedisBenchmark:
-    """One command again and again, with keys drawn at random."""
-
-    def __init__(self, words, keys, connections, pipeline):
-        self.words, self.keys, self.connections, self.pipeline = words, keys, connections, pipeline
-
-    def run(self, house, operations):
-        command = ["redis-benchmark", "-h", "127.0.0.1", "-p", str(house.port), "-r", str(self.keys)]
-        command += ["-c", str(self.connections), "-P", str(self.pipeline), "-n", str(operations), *self.words]
-        said, cpu_s = run(command, house.cores.load, operations)
-        if "Error from server" in said or "rror:" in said:
-            raise RuntimeError(f"redis-benchmark {self.words[0]}: {said[-2000:]}")
-        # From the latencies on: what stands before may be a title with all bytes of a value.
-        said = said[said.index("Latency by percentile distribution") :]
-        taken = re.findall(r"^([\d.]+)% <= ([\d.]+) milliseconds", said, re.MULTILINE)
-        rate = float(re.search(r"throughput summary: ([\d.]+|inf) requests", said)[1])
-        summary = re.search(r"avg\s+min\s+p50\s+p95\s+p99\s+max\s+([\d. ]+)", said)[1].split()
-        # The distribution halves what is left at each line, so that one of them is just above 99.9 %.
-        p999 = next(float(ms) for share, ms in taken if float(share) >= 99.9)
-        # It counts in milliseconds.
-        seconds = max(operations / rate, 0.001)
-        return Run(operations, seconds, float(summary[2]) * 1e3, float(summary[4]) * 1e3, p999 * 1e3, cpu_s / seconds)
-
-
-class Own:
-    """examples/load.rs, for what redis-benchmark cannot do."""
+class Load:
+    """examples/load.rs."""
 
     def __init__(self, connections, pipeline, **options):
         self.connections, self.pipeline, self.options = connections, pipeline, options
@@ -72,7 +47,9 @@ class Own:
     def run(self, house, operations):
         said, cpu_s = self.run_raw(house, operations)
         taken, seconds = said["all"], said["seconds"]
-        return Run(operations, seconds, taken["p50"], taken["p99"], taken["p99.9"], cpu_s / seconds)
+        # What it says itself is without its preparations.
+        busy_s = said["busy_seconds"] or cpu_s
+        return Run(operations, seconds, taken["p50"], taken["p99"], taken["p99.9"], busy_s / seconds)
 
     def run_raw(self, house, operations):
         """What it printed, too."""

@@ -3,7 +3,7 @@
 import shutil
 from dataclasses import dataclass
 
-from loads import Own, RedisBenchmark
+from loads import Load
 
 KIB = 1024
 # Requests and replies of a cell that may be under way at once; more would measure the machine's memory.
@@ -42,8 +42,8 @@ class Workload:
     values: int = 1  # in a reply
 
 
-# redis-benchmark draws each __rand_int__ anew.
-KEY = "key:__rand_int__"
+# Each number of a key is drawn anew.
+KEY = "key:{}"
 WORKLOADS = {
     one.name: one
     for one in [
@@ -51,8 +51,8 @@ WORKLOADS = {
         Workload("SET", ("SET", KEY, "{value}"), targets=tuple(WRITE_TARGETS), is_warm=False),
         # A hundred keys for each that the cache has room for: reads are misses, fill, and evict another.
         Workload("GET miss", ("GET", KEY), keys=1_000_000, is_warm=False),
-        Workload("HGETALL", ("HGETALL", "hash:__rand_int__"), kind="hash", hits=0.98, values=10),
-        Workload("LRANGE", ("LRANGE", "list:__rand_int__", "0", "-1"), kind="list", hits=0.98, values=10),
+        Workload("HGETALL", ("HGETALL", "hash:{}"), kind="hash", hits=0.98, values=10),
+        Workload("LRANGE", ("LRANGE", "list:{}", "0", "-1"), kind="list", hits=0.98, values=10),
         Workload("MGET", ("MGET", *[KEY] * 10), hits=0.98, values=10),
         # 90 % reads of 1,000 hot keys, 5 % reads and 5 % writes of 200,000 cold ones, shuffled in one pipeline.
         Workload("mixture", (), keys=201_000, hits=0.85),
@@ -83,12 +83,12 @@ class Cell:
 
     def load(self, scale):
         """A generator for one target of the cell."""
-        words = [word.replace("{value}", "x" * self.size) for word in self.workload.words]
-        if words:
-            return RedisBenchmark(words, self.keys(scale), self.connections, self.pipeline)
+        if self.workload.words:
+            options = {"workload": "same", "request": " ".join(self.workload.words), "keys": self.keys(scale)}
+            return Load(self.connections, self.pipeline, size=self.size, **options)
         hot, cold = max(MIXTURE_HOT // scale, 1), max(MIXTURE_COLD // scale, 1)
         options = {"workload": "mixture", "size": self.size, "hot": hot, "cold": cold}
-        return Own(self.connections, self.pipeline, **options)
+        return Load(self.connections, self.pipeline, **options)
 
     def keys(self, scale):
         return max(self.workload.keys // scale, 1)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 
 import report
-from loads import Own
+from loads import Load
 from marks import Mark
 from resp import Client
 
@@ -49,10 +49,10 @@ def measure(options, street):
             "far, cached", lambda house: house.redis().relay(DELAY_US).nearhit(*cache, upstream_port=house.port)
         ),
     }
-    loads = {name: Own(CLIENTS, 1, rate=RATE, split_us=2 * DELAY_US, **zipf) for name in far}
+    loads = {name: Load(CLIENTS, 1, rate=RATE, split_us=2 * DELAY_US, **zipf) for name in far}
     for house in far.values():
         house.fill("string", keys, VALUE_BYTES)
-        Own(CLIENTS, 1, **zipf).run(house, requests // 5)
+        Load(CLIENTS, 1, **zipf).run(house, requests // 5)
     waits = {name: [] for name in far}
     for _ in range(options.rounds):
         for name, house in far.items():
@@ -75,7 +75,7 @@ def measure(options, street):
 
 def count_traffic(house, zipf, requests):
     """What Redis counts for the same requests, after as many that have warmed the cache."""
-    load = Own(CLIENTS, 1, **zipf)
+    load = Load(CLIENTS, 1, **zipf)
     load.run(house, requests)
     redis = Client(house.redis_port)
     redis.ask("CONFIG", "RESETSTAT")
@@ -95,7 +95,7 @@ def count_traffic(house, zipf, requests):
 
 def count_connections(house, zipf, scale):
     """The most that Redis has had while so many clients were at work."""
-    load = Own(CLIENTS_MANY, 1, rate=20_000, **zipf)
+    load = Load(CLIENTS_MANY, 1, rate=20_000, **zipf)
     most = 0
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(load.run, house, max(60_000 // scale, 4 * CLIENTS_MANY))

@@ -13,16 +13,14 @@ use tempfile::TempDir;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// The programs of `examples/`, by rustc as in `scripts/bench`, since cargo builds no examples for tests.
-fn build_tools(directory: &Path) {
-    // Beside cargo, so that it is of the same toolchain.
-    let rustc = Path::new(env!("CARGO")).with_file_name("rustc");
-    for tool in ["load", "relay"] {
-        let mut command = Command::new(&rustc);
-        command.args(["--edition", "2024", &format!("{ROOT}/examples/{tool}.rs"), "-o"]);
-        let output = command.arg(directory.join(tool)).output().expect("rustc is installed");
-        assert!(output.status.success(), "{}", printed(&output));
-    }
+/// The programs of `examples/`, which cargo does not build for a single test. Returns where they are.
+#[track_caller]
+fn build_tools() -> PathBuf {
+    let mut command = Command::new(env!("CARGO"));
+    command.args(["build", "--locked", "--example", "load", "--example", "relay"]).current_dir(ROOT);
+    let output = command.output().expect("cargo is installed");
+    assert!(output.status.success(), "{}", printed(&output));
+    Path::new(env!("CARGO_BIN_EXE_nearhit")).with_file_name("examples")
 }
 
 fn printed(output: &Output) -> String {
@@ -40,13 +38,12 @@ struct Ran {
 #[track_caller]
 fn run(what: &str, svg: bool) -> Ran {
     let directory = tempfile::tempdir().expect("a directory for tools and results");
-    build_tools(directory.path());
     let scratch = tempfile::tempdir().expect("a directory for its servers");
     let [json, chart] = ["json", "svg"].map(|kind| directory.path().join(kind));
     let mut command = Command::new("python3");
     command.env("TMPDIR", scratch.path()).env("PYTHONDONTWRITEBYTECODE", "1");
     command.args([&format!("{ROOT}/bench"), what, "--quick", "--nearhit", env!("CARGO_BIN_EXE_nearhit")]);
-    command.arg("--tools").arg(directory.path()).arg("--json").arg(&json);
+    command.arg("--tools").arg(build_tools()).arg("--json").arg(&json);
     if svg {
         command.arg("--svg").arg(&chart);
     }

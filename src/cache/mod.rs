@@ -32,7 +32,7 @@ use self::{
     entry::{Draft, Held, PLACE_BYTES, block_bytes, coarse_seconds},
     eviction::{Candidates, Clock},
     record::{Fate, Ledger, Record, View},
-    shard::{Locked, Spare, Table, Totals, hash_of},
+    shard::{Books, Locked, Spare, Table, Totals, hash_of},
     slot::Entrance,
 };
 pub use self::{
@@ -74,8 +74,8 @@ struct Clocks {
 /// See the module's text.
 pub struct Cache<W> {
     map: DashMap<Record<W>, (), RandomState>,
-    /// One for each shard of the map that is used, which are two or more; see [`Candidates`] for when it may be locked.
-    candidates: Box<[Mutex<Candidates>]>,
+    /// One for each shard of the map that is used, which are two or more; see [`Books`] for when they may be locked.
+    books: Box<[Mutex<Books<W>>]>,
     limits: Limits,
     clocks: Clocks,
     totals: Totals,
@@ -92,7 +92,7 @@ impl<W> Cache<W> {
         }
         Self {
             map: DashMap::with_capacity_and_hasher_and_shard_amount(0, RandomState::default(), shards.max(2)),
-            candidates: (0..shards).map(|_| Mutex::new(Candidates::new(limits.eviction))).collect(),
+            books: (0..shards).map(|_| Mutex::new(Books::new(Candidates::new(limits.eviction)))).collect(),
             limits: Limits {
                 entries_max,
                 bytes_max: unless_zero(limits.bytes_max),
@@ -211,8 +211,7 @@ impl<W> Cache<W> {
                     Some(token)
                 }
             };
-            record.settle(at.certified);
-            (token, record.fate())
+            (token, record.fate_to_settle(at.certified))
         })
     }
 
@@ -252,8 +251,7 @@ impl<W> Cache<W> {
                     (outcome.unwrap_or(FillOutcome::Revoked), seen_moved)
                 }
             };
-            record.settle(at.certified);
-            ((outcome, seen_moved), record.fate())
+            ((outcome, seen_moved), record.fate_to_settle(at.certified))
         };
         let judged = if Mutation::NoTokenCheck.is_on() {
             Some(shard.edit_or_insert(hash, key, judge))
@@ -349,7 +347,7 @@ impl<W> Cache<W> {
 
     /// How many shards there are, to [`sweep`](Self::sweep) one by one.
     pub fn shards(&self) -> usize {
-        self.candidates.len()
+        self.books.len()
     }
 
     /// How many entries are cached; a variant of a key is one.
@@ -395,7 +393,7 @@ impl<W> Cache<W> {
     fn count(&self) -> (usize, usize) {
         let (mut entries, mut bytes) = (0, 0);
         for item in &self.map {
-            item.key().check_invariants();
+            item.key().check_invariants(self.map.hasher());
             let size = item.key().size();
             entries += size.entries;
             bytes += size.bytes;
@@ -510,12 +508,12 @@ impl<W> Cache<W> {
     /// The map has two shards at least, of which a small cache uses one.
     #[inline]
     fn shard(&self, hash: u64) -> usize {
-        self.map.determine_shard(hash as usize) & (self.candidates.len() - 1)
+        self.map.determine_shard(hash as usize) & (self.books.len() - 1)
     }
 
     fn lock(&self, shard: usize) -> Locked<'_, W> {
         let table = self.map.shards()[shard].write();
-        Locked::new(table, self.candidates[shard].lock(), &self.totals, self.map.hasher(), self.clock())
+        Locked::new(table, self.books[shard].lock(), &self.totals, self.map.hasher(), self.clock())
     }
 
     /// What a hit notes in its entry.

@@ -5,7 +5,7 @@
 //! be older than what a client has seen, is a [`Slot`]; a slot with nothing left but one entry settles into that
 //! entry again. This file is the door between the two, and decides nothing about coherence that `slot.rs` does not.
 
-use std::{hash::BuildHasher, mem, sync::atomic::AtomicU16};
+use std::{mem, sync::atomic::AtomicU16};
 
 use foldhash::fast::RandomState;
 use smallvec::SmallVec;
@@ -43,6 +43,8 @@ pub(super) struct View<'a> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
     Keep,
+    /// The same, but as a lone entry if there is nothing else to remember at this certified time.
+    Settle(Nanos),
     Remove,
 }
 
@@ -63,10 +65,6 @@ pub(super) struct Ledger<'a> {
 }
 
 impl<W> Record<W> {
-    pub(super) fn empty(key: &[u8]) -> Self {
-        Self::Slot(Box::new(Slot::new(key)))
-    }
-
     pub(super) fn key(&self) -> &[u8] {
         match self {
             Self::Single(entry) => entry.key(),
@@ -133,20 +131,27 @@ impl<W> Record<W> {
         }
     }
 
-    /// A slot with nothing to remember but one entry becomes that entry again.
-    pub(super) fn settle(&mut self, certified: Nanos) {
-        if let Self::Slot(slot) = self
-            && let Some(entry) = slot.take_single(certified)
-        {
-            *self = Self::Single(entry);
+    /// A slot with nothing to remember but one entry becomes that entry again. Returns the slot, which is empty.
+    pub(super) fn settle(&mut self, certified: Nanos, hasher: &RandomState) -> Option<Box<Slot<W>>> {
+        let Self::Slot(slot) = self else { return None };
+        let entry = slot.take_single(certified, hasher)?;
+        match mem::replace(self, Self::Single(entry)) {
+            Self::Slot(slot) => Some(slot),
+            Self::Single(_) => unreachable!("it was a slot a moment ago"),
         }
     }
 
-    /// Takes the record apart; its flights are detached.
-    pub(super) fn bury(self, doomed: &mut Doomed) {
+    /// Takes the record apart; its flights are detached. Returns its slot, if it had one.
+    pub(super) fn bury(self, doomed: &mut Doomed) -> Option<Box<Slot<W>>> {
         match self {
-            Self::Single(entry) => doomed.push(Held::Inline(entry)),
-            Self::Slot(slot) => doomed.extend(slot.into_entries()),
+            Self::Single(entry) => {
+                doomed.push(Held::Inline(entry));
+                None
+            }
+            Self::Slot(mut slot) => {
+                slot.bury(doomed);
+                Some(slot)
+            }
         }
     }
 
@@ -199,16 +204,18 @@ impl<W> Record<W> {
         }
     }
 
-    /// Panics if the record contradicts itself.
-    pub(super) fn check_invariants(&self) {
-        if let Self::Slot(slot) = self {
-            slot.check_invariants();
+    /// The same, where what is not forgotten may settle.
+    pub(super) fn fate_to_settle(&self, certified: Nanos) -> Fate {
+        match self.fate() {
+            Fate::Keep => Fate::Settle(certified),
+            fate => fate,
         }
     }
-}
 
-impl Ledger<'_> {
-    pub(super) fn variant_hash(&self, variant: &VariantKey<'_>) -> u64 {
-        self.hasher.hash_one(variant)
+    /// Panics if the record contradicts itself.
+    pub(super) fn check_invariants(&self, hasher: &RandomState) {
+        if let Self::Slot(slot) = self {
+            slot.check_invariants(hasher);
+        }
     }
 }

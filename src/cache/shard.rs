@@ -15,6 +15,7 @@ use super::{
     entry::{Entry, UNPLACED},
     eviction::{Candidates, Clock, Handle, Sight},
     record::{Doomed, Fate, Ledger, Record, Size},
+    slot::Slot,
 };
 use crate::sync::{
     MutexGuard, RwLockWriteGuard,
@@ -72,10 +73,39 @@ pub(super) enum Spare {
     Stamp(u32),
 }
 
+/// So many slots are kept for keys to come: nearly every one is needed for a round trip alone.
+const SLOTS_KEPT: usize = 32;
+
+/// What a shard keeps beside its table. Locked only by who holds the shard's write lock.
+pub(super) struct Books<W> {
+    candidates: Candidates,
+    /// Empty ones, to be used again.
+    #[expect(clippy::vec_box, reason = "it is the allocation that is used again")]
+    slots: Vec<Box<Slot<W>>>,
+}
+
+impl<W> Books<W> {
+    pub(super) fn new(candidates: Candidates) -> Self {
+        Self { candidates, slots: Vec::new() }
+    }
+
+    fn take_slot(&mut self, key: &[u8]) -> Box<Slot<W>> {
+        let Some(mut slot) = self.slots.pop() else { return Box::new(Slot::new(key)) };
+        slot.reuse(key);
+        slot
+    }
+
+    fn keep_slot(&mut self, slot: Box<Slot<W>>) {
+        if self.slots.len() < SLOTS_KEPT && !slot.is_large() {
+            self.slots.push(slot);
+        }
+    }
+}
+
 /// A shard under its write lock. The fields are dropped in this order: the locks first, then what has left.
 pub(super) struct Locked<'a, W> {
     table: RwLockWriteGuard<'a, Table<W>>,
-    candidates: MutexGuard<'a, Candidates>,
+    books: MutexGuard<'a, Books<W>>,
     totals: &'a Totals,
     hasher: &'a RandomState,
     clock: Clock,
@@ -87,16 +117,16 @@ pub(super) struct Locked<'a, W> {
 impl<'a, W> Locked<'a, W> {
     pub(super) fn new(
         table: RwLockWriteGuard<'a, Table<W>>,
-        candidates: MutexGuard<'a, Candidates>,
+        books: MutexGuard<'a, Books<W>>,
         totals: &'a Totals,
         hasher: &'a RandomState,
         clock: Clock,
     ) -> Self {
-        Self { table, candidates, totals, hasher, clock, struck: 0, doomed: Doomed::new() }
+        Self { table, books, totals, hasher, clock, struck: 0, doomed: Doomed::new() }
     }
 
     pub(super) fn candidates(&mut self) -> &mut Candidates {
-        &mut self.candidates
+        &mut self.books.candidates
     }
 
     /// Changes the record of `key`, if there is one.
@@ -109,7 +139,7 @@ impl<'a, W> Locked<'a, W> {
         let (record, _) = self.table.get_mut(hash, |(record, _)| record.key() == key)?;
         let mut ledger = Ledger {
             key_hash: hash,
-            candidates: &mut self.candidates,
+            candidates: &mut self.books.candidates,
             doomed: &mut self.doomed,
             hasher: self.hasher,
             clock: self.clock,
@@ -118,11 +148,16 @@ impl<'a, W> Locked<'a, W> {
         let (result, fate) = change(record, &mut ledger);
         match fate {
             Fate::Keep => self.totals.replace(before, record.size()),
+            Fate::Settle(certified) => {
+                let slot = record.settle(certified, self.hasher);
+                self.totals.replace(before, record.size());
+                slot.into_iter().for_each(|slot| self.books.keep_slot(slot));
+            }
             Fate::Remove => {
                 self.totals.replace(before, Size::default());
-                if let Some((record, _)) = self.table.remove_entry(hash, |(record, _)| record.key() == key) {
-                    record.bury(&mut self.doomed);
-                }
+                let removed = self.table.remove_entry(hash, |(record, _)| record.key() == key);
+                let slot = removed.and_then(|(record, _)| record.bury(&mut self.doomed));
+                slot.into_iter().for_each(|slot| self.books.keep_slot(slot));
             }
         }
         self.strike_doomed();
@@ -138,7 +173,7 @@ impl<'a, W> Locked<'a, W> {
     ) -> R {
         if self.table.get(hash, |(record, _)| record.key() == key).is_none() {
             let hasher = self.hasher;
-            let record = (Record::empty(key), SharedValue::new(()));
+            let record = (Record::Slot(self.books.take_slot(key)), SharedValue::new(()));
             self.table.insert(hash, record, |(record, _)| hash_of(hasher, record.key()));
         }
         self.edit(hash, key, change).expect("the record is there or was just inserted")
@@ -147,7 +182,7 @@ impl<'a, W> Locked<'a, W> {
     /// Takes out the entry that should go first. Says whether it was still alive, or nothing if there is none.
     pub(super) fn evict(&mut self, at: &Moment, spare: Spare) -> Option<bool> {
         let mut sight = Sight { table: &mut self.table, hasher: self.hasher, at, spare, clock: self.clock };
-        let victim = self.candidates.choose(&mut sight)?;
+        let victim = self.books.candidates.choose(&mut sight)?;
         self.take_out(victim.place);
         Some(victim.is_alive)
     }
@@ -155,12 +190,12 @@ impl<'a, W> Locked<'a, W> {
     /// Frees the dead among the candidates at `steps` indices below `end`, and brings slots back to single entries
     /// where nothing else is left to remember. Says how many were freed and where to go on.
     pub(super) fn sweep(&mut self, end: usize, steps: usize, at: &Moment) -> (usize, usize) {
-        let end = end.min(self.candidates.len());
+        let end = end.min(self.books.candidates.len());
         let start = end.saturating_sub(steps);
         let mut freed = 0;
         // Downwards, since another candidate may move to where one left.
         for index in (start..end).rev() {
-            let Some((place, handle)) = self.candidates.nth(index) else { continue };
+            let Some((place, handle)) = self.books.candidates.nth(index) else { continue };
             let found = self.table.get_mut(handle.hash(), |(record, _)| holds(record, handle, place));
             let Some((record, _)) = found else { continue };
             if record.entry_at(handle.position()).is_some_and(|entry| entry.is_dead(at.now, at.generation)) {
@@ -168,7 +203,7 @@ impl<'a, W> Locked<'a, W> {
                 freed += 1;
             } else {
                 let before = record.size();
-                record.settle(at.certified);
+                record.settle(at.certified, self.hasher);
                 self.totals.replace(before, record.size());
             }
         }
@@ -182,12 +217,13 @@ impl<'a, W> Locked<'a, W> {
             let hasher = self.hasher;
             self.table.shrink_to(2 * len, |(record, _)| hash_of(hasher, record.key()));
         }
-        self.candidates.shrink();
+        self.books.candidates.shrink();
+        self.books.slots = Vec::new();
     }
 
     /// Takes out the entry of a candidate, and its record if that was all.
     fn take_out(&mut self, place: u32) {
-        let handle = self.candidates.handle(place);
+        let handle = self.books.candidates.handle(place);
         let is_it = |(record, _): &(Record<W>, _)| holds(record, handle, place);
         let Some((record, _)) = self.table.get_mut(handle.hash(), is_it) else { return };
         let before = record.size();
@@ -195,7 +231,7 @@ impl<'a, W> Locked<'a, W> {
             Record::Slot(slot) if !slot.is_last_entry() => {
                 let mut ledger = Ledger {
                     key_hash: handle.hash(),
-                    candidates: &mut self.candidates,
+                    candidates: &mut self.books.candidates,
                     doomed: &mut self.doomed,
                     hasher: self.hasher,
                     clock: self.clock,
@@ -217,13 +253,13 @@ impl<'a, W> Locked<'a, W> {
     fn strike_doomed(&mut self) {
         // In an order in which the handle that moves into a hole is never one of those leaving.
         let doomed = &mut self.doomed[self.struck..];
-        doomed.sort_unstable_by_key(|held| self.candidates.removal_order(held.entry().index));
+        doomed.sort_unstable_by_key(|held| self.books.candidates.removal_order(held.entry().index));
         for held in doomed {
             let place = std::mem::replace(&mut held.entry_mut().index, UNPLACED);
             if place == UNPLACED {
                 continue;
             }
-            if let Some((handle, was)) = self.candidates.remove(place) {
+            if let Some((handle, was)) = self.books.candidates.remove(place) {
                 let moved = entry_of(&mut self.table, handle, was);
                 moved.expect("a handle leads to its entry").index = place;
             }
@@ -233,12 +269,14 @@ impl<'a, W> Locked<'a, W> {
 
     /// Panics if a candidate does not lead to its entry.
     pub(super) fn check_invariants(&self) {
-        self.candidates.check_invariants();
-        for (place, handle) in (0..self.candidates.len()).filter_map(|index| self.candidates.nth(index)) {
-            assert_eq!(self.candidates.handle(place), handle);
+        self.books.candidates.check_invariants();
+        for (place, handle) in
+            (0..self.books.candidates.len()).filter_map(|index| self.books.candidates.nth(index))
+        {
+            assert_eq!(self.books.candidates.handle(place), handle);
             let found = self.table.get(handle.hash(), |(record, _)| holds(record, handle, place));
             let (record, _) = found.expect("a handle leads to its record");
-            record.check_invariants();
+            record.check_invariants(self.hasher);
             assert_eq!(hash_of(self.hasher, record.key()), handle.hash());
             let entry = record.entry_at(handle.position()).expect("a handle leads to its entry");
             assert_eq!(entry.index, place);
@@ -247,7 +285,7 @@ impl<'a, W> Locked<'a, W> {
     }
 
     pub(super) fn candidate_count(&self) -> usize {
-        self.candidates.len()
+        self.books.candidates.len()
     }
 }
 

@@ -74,13 +74,16 @@ use super::{
     entry::{Entry, Held, Reply, VariantKey, block_bytes},
     eviction::{Handle, VARIANTS_MAX},
     flight::{Flight, Token},
-    record::{Fate, Ledger, Size, View},
+    record::{Doomed, Fate, Ledger, Size, View},
     variants::{OfVariant, Variants},
 };
 use crate::{clock::Nanos, ids::Generation, mutation::Mutation};
 
+/// Longer keys are not kept room for in a slot that is to be used again.
+const KEY_BYTES_KEPT: usize = 64;
+
 pub(super) struct Slot<W> {
-    key: Box<[u8]>,
+    key: Vec<u8>,
     /// Writes that have begun and not ended. While there are any, the slot holds no entry and no flight.
     writers: u32,
     /// Of everything in here; what belongs to an earlier one is dropped by whoever comes next.
@@ -96,14 +99,14 @@ pub(super) struct Slot<W> {
 }
 
 impl OfVariant for Held {
-    fn is_of(&self, variant: &VariantKey<'_>) -> bool {
-        self.entry().variant() == *variant
+    fn variant(&self) -> VariantKey<'_> {
+        self.entry().variant()
     }
 }
 
 impl<W> OfVariant for Arc<Flight<W>> {
-    fn is_of(&self, variant: &VariantKey<'_>) -> bool {
-        self.variant() == *variant
+    fn variant(&self) -> VariantKey<'_> {
+        Flight::variant(self)
     }
 }
 
@@ -160,13 +163,12 @@ impl<W> Slot<W> {
         if self.generation != at.generation {
             return Entrance::Bypass(Bypass::LateMoment);
         }
-        let hash = ledger.variant_hash(variant);
-        let Some(position) = self.flights.find(hash, variant) else {
+        let Some(position) = self.flights.find(variant, ledger.hasher) else {
             let is_full = self.flights.len() >= VARIANTS_MAX;
             return if is_full { Entrance::Bypass(Bypass::TooMany) } else { Entrance::Begin };
         };
         if self.flights.at(position).is_none_or(|flight| flight.has_ended()) {
-            self.flights.swap_remove(position);
+            self.flights.swap_remove(position, ledger.hasher);
             return Entrance::Begin;
         }
         match self.flights.at(position) {
@@ -177,18 +179,16 @@ impl<W> Slot<W> {
 
     /// Installs a flight, where [`entrance`](Self::entrance) said that it may begin.
     pub(super) fn begin(&mut self, token: &Token<W>, ledger: &Ledger<'_>) {
-        let hash = ledger.variant_hash(&token.variant());
-        debug_assert!(self.writers == 0 && self.flights.find(hash, &token.variant()).is_none());
-        self.flights.push(hash, Arc::clone(token.flight()));
+        debug_assert!(self.writers == 0 && self.flights.find(&token.variant(), ledger.hasher).is_none());
+        self.flights.push(Arc::clone(token.flight()), ledger.hasher);
     }
 
     /// Takes a flight out, if it is still here. What was seen meanwhile is remembered: its reply is to be judged.
     pub(super) fn land(&mut self, token: &Token<W>, ledger: &Ledger<'_>) -> bool {
-        let variant = token.variant();
-        let Some(position) = self.flights.find(ledger.variant_hash(&variant), &variant) else { return false };
+        let Some(position) = self.flights.find(&token.variant(), ledger.hasher) else { return false };
         let is_this = self.flights.at(position).is_some_and(|flight| Arc::ptr_eq(flight, token.flight()));
         if is_this {
-            self.flights.swap_remove(position);
+            self.flights.swap_remove(position, ledger.hasher);
         }
         is_this
     }
@@ -216,15 +216,14 @@ impl<W> Slot<W> {
         ledger: &mut Ledger<'_>,
     ) -> bool {
         debug_assert!(self.writers == 0, "a write detaches every flight");
-        let hash = ledger.variant_hash(&held.entry().variant());
-        let own = self.entries.find(hash, &held.entry().variant());
+        let own = self.entries.find(&held.variant(), ledger.hasher);
         let is_equal = own.is_some_and(|own| self.holds(own, reply, arrived));
         let is_alone = self.flights.is_empty() && !self.has_live_besides(own, at.now);
         if is_alone {
             self.keep_only(own, ledger);
         }
         let moved = !is_alone && self.hear(is_equal, arrived, at.certified);
-        self.put(hash, held, ledger);
+        self.put(held, ledger);
         moved
     }
 
@@ -246,7 +245,7 @@ impl<W> Slot<W> {
             return false;
         }
         let equal = read.and_then(|read| {
-            let position = self.entries.find(ledger.variant_hash(&read.variant), &read.variant)?;
+            let position = self.entries.find(&read.variant, ledger.hasher)?;
             self.holds(position, read.reply, arrived).then_some((position, read.sent_at))
         });
         let Some((position, sent_at)) = equal else {
@@ -270,7 +269,7 @@ impl<W> Slot<W> {
 
     /// Takes one entry out, which eviction chose.
     pub(super) fn remove(&mut self, position: usize, ledger: &mut Ledger<'_>) {
-        let held = self.entries.swap_remove(position);
+        let held = self.entries.swap_remove(position, ledger.hasher);
         self.entries_cost -= held.cost();
         if let Some(moved) = self.entries.at(position) {
             ledger.candidates.reposition(moved.entry().index, position);
@@ -291,8 +290,26 @@ impl<W> Slot<W> {
         self.entries.at_mut(position).map(Held::entry_mut)
     }
 
-    pub(super) fn into_entries(mut self) -> impl Iterator<Item = Held> {
-        self.entries.drain()
+    /// Takes all entries out; the flights are detached.
+    pub(super) fn bury(&mut self, doomed: &mut Doomed) {
+        doomed.extend(self.entries.drain());
+        self.flights.drain().for_each(drop);
+    }
+
+    /// Makes it the empty slot of another key, whatever it was.
+    pub(super) fn reuse(&mut self, key: &[u8]) {
+        debug_assert!(self.is_empty(), "what was in it has gone elsewhere");
+        self.key.clear();
+        self.key.extend_from_slice(key);
+        (self.writers, self.generation) = (0, Generation::default());
+        (self.seen_at, self.heard_at) = (Nanos::NEVER, Nanos::NEVER);
+        *self.touch.get_mut() = 0;
+        self.entries_cost = 0;
+    }
+
+    /// Whether it takes up more than most slots.
+    pub(super) fn is_large(&self) -> bool {
+        self.entries.is_roomy() || self.flights.is_roomy() || self.key.capacity() > KEY_BYTES_KEPT
     }
 
     /// Whether an entry is all there is, so that the record goes with it.
@@ -309,7 +326,7 @@ impl<W> Slot<W> {
         if self.writers > 0 || self.generation != at.generation || self.entries.is_empty() {
             return None;
         }
-        let held = self.entries.at(self.entries.find(hasher.hash_one(variant), variant)?)?;
+        let held = self.entries.at(self.entries.find(variant, hasher)?)?;
         let view = View { entry: held.entry(), reply: held.reply(), touch: &self.touch };
         self.is_usable(view.entry.sent_at(), at.certified).then_some(view)
     }
@@ -362,14 +379,14 @@ impl<W> Slot<W> {
     }
 
     /// Puts an entry in, in the place of the one of the same variant if there is one.
-    fn put(&mut self, hash: u64, mut held: Held, ledger: &mut Ledger<'_>) {
+    fn put(&mut self, mut held: Held, ledger: &mut Ledger<'_>) {
         let entry = held.entry_mut();
         entry.stamp = ledger.candidates.next_stamp();
         *entry.access.get_mut() = ledger.clock.first();
         self.touch.store(entry.touch.load(Relaxed), Relaxed);
         self.entries_cost += held.cost();
 
-        let own = self.entries.find(hash, &held.entry().variant());
+        let own = self.entries.find(&held.variant(), ledger.hasher);
         if let Some(old) = own.and_then(|own| self.entries.at_mut(own)) {
             held.entry_mut().take_place_of(old.entry_mut(), ledger.clock);
             let old = mem::replace(old, held);
@@ -382,9 +399,10 @@ impl<W> Slot<W> {
             let position = ledger.candidates.choose_variant(self.entries.len(), idle);
             self.remove(position, ledger);
         }
-        held.entry_mut().index =
-            ledger.candidates.add(Handle::new(ledger.key_hash, self.entries.len()), hash);
-        self.entries.push(hash, held);
+        let (handle, hash) =
+            (Handle::new(ledger.key_hash, self.entries.len()), ledger.hasher.hash_one(held.variant()));
+        held.entry_mut().index = ledger.candidates.add(handle, hash);
+        self.entries.push(held, ledger.hasher);
     }
 
     /// Takes over what was a lone entry, whose handle says position 0 already.
@@ -392,17 +410,16 @@ impl<W> Slot<W> {
         self.generation = entry.generation();
         self.touch.store(entry.touch.load(Relaxed), Relaxed);
         self.entries_cost = entry.cost();
-        let hash = ledger.variant_hash(&entry.variant());
-        self.entries.push(hash, Held::Inline(entry));
+        self.entries.push(Held::Inline(entry), ledger.hasher);
     }
 
     /// The lone entry, if there is nothing else to remember.
-    pub(super) fn take_single(&mut self, certified: Nanos) -> Option<Box<Entry>> {
+    pub(super) fn take_single(&mut self, certified: Nanos, hasher: &RandomState) -> Option<Box<Entry>> {
         let Held::Inline(entry) = self.entries.at(0)? else { return None };
         if !self.is_last_entry() || !self.is_usable(entry.sent_at(), certified) {
             return None;
         }
-        match self.entries.swap_remove(0) {
+        match self.entries.swap_remove(0, hasher) {
             Held::Inline(entry) => {
                 entry.touch.store(self.touch.load(Relaxed), Relaxed);
                 Some(entry)
@@ -426,8 +443,10 @@ impl<W> Slot<W> {
     }
 
     fn clear_entries(&mut self, ledger: &mut Ledger<'_>) {
-        ledger.doomed.extend(self.entries.drain());
-        self.entries_cost = 0;
+        if !self.entries.is_empty() {
+            ledger.doomed.extend(self.entries.drain());
+            self.entries_cost = 0;
+        }
     }
 
     /// With nothing here that could be older than what was seen, there is nothing to remember: whatever comes
@@ -457,7 +476,7 @@ impl<W> Slot<W> {
         Size { entries: self.entries.len(), bytes: own + self.entries_cost }
     }
 
-    pub(super) fn check_invariants(&self) {
+    pub(super) fn check_invariants(&self, hasher: &RandomState) {
         assert!(self.fate() == Fate::Keep, "an empty slot is removed");
         assert!(self.writers == 0 || self.is_empty(), "a key that is written holds nothing");
         assert!(!self.is_empty() || self.heard_at == Nanos::NEVER, "an empty slot remembers nothing");
@@ -465,9 +484,9 @@ impl<W> Slot<W> {
         assert!(self.entries.len() <= VARIANTS_MAX && self.flights.len() <= VARIANTS_MAX);
         assert_eq!(self.entries_cost, self.entries.iter().map(Held::cost).sum::<usize>());
         assert!(self.entries.iter().all(|held| held.entry().generation() == self.generation));
-        assert!(self.entries.iter().all(|held| held.entry().key() == &*self.key));
+        assert!(self.entries.iter().all(|held| held.entry().key() == self.key));
         assert!(self.flights.iter().all(|flight| flight.generation == self.generation));
-        self.entries.check_invariants();
-        self.flights.check_invariants();
+        self.entries.check_invariants(hasher);
+        self.flights.check_invariants(hasher);
     }
 }

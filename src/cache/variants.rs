@@ -1,23 +1,26 @@
 //! A small map from variant to whatever a slot keeps for it.
 //!
 //! Most keys are read in one way and many hashes in a thousand (one a field). So the items stand in a vector,
-//! where eviction finds them by position, and only a vector of more than [`SCANNED_MAX`] gets an index beside it.
-//! The caller brings the hash, which the items keep.
+//! where eviction finds them by position, and only a vector of more than [`SCANNED_MAX`] gets an index beside it:
+//! until then nothing is hashed.
 
+use std::hash::BuildHasher;
+
+use foldhash::fast::RandomState;
 use hashbrown::raw::RawTable;
 
 use super::entry::VariantKey;
 
-/// Up to here the vector is scanned, comparing hashes.
+/// Up to here the vector is scanned.
 const SCANNED_MAX: usize = 8;
 
 /// What knows which variant it is of.
 pub(super) trait OfVariant {
-    fn is_of(&self, variant: &VariantKey<'_>) -> bool;
+    fn variant(&self) -> VariantKey<'_>;
 }
 
 pub(super) struct Variants<T> {
-    items: Vec<(u64, T)>,
+    items: Vec<T>,
     /// Positions by hash; empty until the items are too many to scan.
     index: RawTable<u32>,
 }
@@ -36,50 +39,48 @@ impl<T: OfVariant> Variants<T> {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.items.iter().map(|(_, item)| item)
+        self.items.iter()
     }
 
     pub(super) fn at(&self, position: usize) -> Option<&T> {
-        self.items.get(position).map(|(_, item)| item)
+        self.items.get(position)
     }
 
     pub(super) fn at_mut(&mut self, position: usize) -> Option<&mut T> {
-        self.items.get_mut(position).map(|(_, item)| item)
+        self.items.get_mut(position)
     }
 
     /// Where the item of `variant` stands.
-    pub(super) fn find(&self, hash: u64, variant: &VariantKey<'_>) -> Option<usize> {
-        let is_it = |(item_hash, item): &(u64, T)| *item_hash == hash && item.is_of(variant);
+    pub(super) fn find(&self, variant: &VariantKey<'_>, hasher: &RandomState) -> Option<usize> {
         if self.index.is_empty() {
-            return self.items.iter().position(is_it);
+            return self.items.iter().position(|item| item.variant() == *variant);
         }
-        self.index
-            .get(hash, |&position| is_it(&self.items[position as usize]))
-            .map(|&position| position as usize)
+        let is_it = |&position: &u32| self.items[position as usize].variant() == *variant;
+        self.index.get(hasher.hash_one(variant), is_it).map(|&position| position as usize)
     }
 
     /// Adds an item, whose variant is not here yet, at the end.
-    pub(super) fn push(&mut self, hash: u64, item: T) {
+    pub(super) fn push(&mut self, item: T, hasher: &RandomState) {
         if self.items.len() == self.items.capacity() {
             // Doubling would leave half of a large slot empty, which nothing accounts for.
             self.items.reserve_exact((self.items.len() / 4).max(2));
         }
-        self.items.push((hash, item));
+        self.items.push(item);
         if !self.index.is_empty() {
-            self.index_from(self.items.len() - 1);
+            self.index_from(self.items.len() - 1, hasher);
         } else if self.items.len() > SCANNED_MAX {
-            self.index_from(0);
+            self.index_from(0, hasher);
         }
     }
 
     /// Takes an item out; the last one moves into its place.
-    pub(super) fn swap_remove(&mut self, position: usize) -> T {
+    pub(super) fn swap_remove(&mut self, position: usize, hasher: &RandomState) -> T {
         let last = self.items.len() - 1;
-        let (hash, item) = self.items.swap_remove(position);
+        let item = self.items.swap_remove(position);
         if !self.index.is_empty() {
-            self.index.remove_entry(hash, |&at| at as usize == position);
+            self.index.remove_entry(hasher.hash_one(item.variant()), |&at| at as usize == position);
             if position != last {
-                let moved_hash = self.items[position].0;
+                let moved_hash = hasher.hash_one(self.items[position].variant());
                 let moved = self.index.get_mut(moved_hash, |&at| at as usize == last);
                 *moved.expect("every item is indexed") = position as u32;
             }
@@ -87,31 +88,35 @@ impl<T: OfVariant> Variants<T> {
         item
     }
 
-    /// Takes everything out.
-    pub(super) fn drain(&mut self) -> impl Iterator<Item = T> + use<T> {
+    /// Takes everything out. What had room for a few keeps it.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = T> + use<'_, T> {
         self.index = RawTable::new();
-        std::mem::take(&mut self.items).into_iter().map(|(_, item)| item)
+        self.items.drain(..)
     }
 
-    fn index_from(&mut self, start: usize) {
+    /// Whether it has room for more than a few.
+    pub(super) fn is_roomy(&self) -> bool {
+        self.items.capacity() > SCANNED_MAX
+    }
+
+    fn index_from(&mut self, start: usize, hasher: &RandomState) {
         let items = &self.items;
+        let hash = |&at: &u32| hasher.hash_one(items[at as usize].variant());
         for position in start..items.len() {
-            self.index.insert(items[position].0, position as u32, |&at| items[at as usize].0);
+            self.index.insert(hash(&(position as u32)), position as u32, hash);
         }
     }
 
     /// Panics if the index and the items disagree.
-    pub(super) fn check_invariants(&self) {
+    pub(super) fn check_invariants(&self, hasher: &RandomState) {
         if self.index.is_empty() {
             assert!(self.items.len() <= SCANNED_MAX, "a long vector is indexed");
             return;
         }
         assert_eq!(self.index.len(), self.items.len());
-        for (position, (hash, _)) in self.items.iter().enumerate() {
-            assert!(
-                self.index.get(*hash, |&at| at as usize == position).is_some(),
-                "item {position} is lost"
-            );
+        for (position, item) in self.items.iter().enumerate() {
+            let hash = hasher.hash_one(item.variant());
+            assert!(self.index.get(hash, |&at| at as usize == position).is_some(), "item {position} is lost");
         }
     }
 }

@@ -364,7 +364,8 @@ impl<W> Coherence<W> {
             }
             kind => kind,
         };
-        let mut guard = WriteGuard { coherence: Arc::clone(self), kind, keys: SmallVec::new() };
+        let mut guard =
+            WriteGuard { coherence: Arc::clone(self), kind, keys: SmallVec::new(), has_ended: false };
         // There is nothing to drop without a cache. A script in flight counts all the same: see `expects_pong`.
         if phase != Phase::Disabled {
             let is_blind = Mutation::AcknowledgeBeforeDrop.is_on() && kind == WriteKind::Declared;
@@ -517,25 +518,26 @@ pub struct WriteGuard<W> {
     coherence: Arc<Coherence<W>>,
     kind: WriteKind,
     keys: SmallVec<[Box<[u8]>; 1]>,
+    has_ended: bool,
 }
 
 impl<W> WriteGuard<W> {
     /// Invariant 5: the write was answered at `arrived`. The keys are dropped once more and unblocked, and the
     /// reply may go as the result says.
-    pub fn complete(self, arrived: Nanos) -> Acknowledge {
-        let kind = self.kind;
-        let coherence = Arc::clone(&self.coherence);
-        drop(self);
-        if kind == WriteKind::Undeclared && !coherence.certifier.is_past(arrived) {
-            coherence.certifier.want(arrived);
+    pub fn complete(mut self, arrived: Nanos) -> Acknowledge {
+        self.end();
+        let certifier = &self.coherence.certifier;
+        if self.kind == WriteKind::Undeclared && !certifier.is_past(arrived) {
+            certifier.want(arrived);
             return Acknowledge::After(arrived);
         }
         Acknowledge::Now
     }
-}
 
-impl<W> Drop for WriteGuard<W> {
-    fn drop(&mut self) {
+    fn end(&mut self) {
+        if std::mem::replace(&mut self.has_ended, true) {
+            return;
+        }
         for key in self.keys.drain(..) {
             self.coherence.cache.end_write(&key);
         }
@@ -548,6 +550,12 @@ impl<W> Drop for WriteGuard<W> {
             self.coherence
                 .move_generation("a command that changes contents or rights wholesale was answered");
         }
+    }
+}
+
+impl<W> Drop for WriteGuard<W> {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

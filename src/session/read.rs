@@ -99,7 +99,7 @@ impl Session {
         place.reading.push(self.worker.hash(key));
         self.worker.counters.upstream_commands.add(1);
         let header = key_with_header(args);
-        self.send(inner, batch, &lane, place, Work::Fill(Box::new(fill)), |out| {
+        self.send(inner, batch, &lane, place, Work::Fill(fill), |out| {
             encode_pttl(header, out);
             out.push(request.clone());
         })

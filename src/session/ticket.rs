@@ -64,7 +64,7 @@ pub(super) enum Work {
     /// Nothing.
     Plain,
     Read(PlainRead),
-    Fill(Box<Fill>),
+    Fill(Fill),
     Mget(Box<Mget>),
     Write {
         guard: WriteGuard<Waiter>,
@@ -301,6 +301,16 @@ pub(super) fn pttl(raw: &[u8]) -> Pttl {
 }
 
 impl Completion for Ticket {
+    fn absorb(&mut self, raw: &[u8]) -> bool {
+        match &mut self.work {
+            Work::Fill(fill) if fill.pttl.is_none() => {
+                fill.pttl = Some(pttl(raw));
+                true
+            }
+            _ => false,
+        }
+    }
+
     fn reply(&mut self, raw: Raw<'_>, arrived: Nanos) -> Progress {
         if raw.first() == Some(&b'-') {
             self.note_trouble(&raw);
@@ -359,14 +369,7 @@ impl Completion for Ticket {
                 self.session.worker.reuse(read.request);
                 self.answer(raw, fence);
             }
-            Work::Fill(mut fill) => {
-                if fill.pttl.is_none() {
-                    fill.pttl = Some(pttl(&raw));
-                    self.work = Work::Fill(fill);
-                    return Progress::More;
-                }
-                self.fill(*fill, raw, arrived);
-            }
+            Work::Fill(fill) => self.fill(fill, raw, arrived),
             Work::Mget(mget) => return self.mget(mget, raw, arrived),
             Work::Write { guard, sources, users } => {
                 self.session.worker.changed(users);
@@ -499,7 +502,7 @@ impl Completion for Ticket {
         let is_second_loss = matches!(&work, Work::Read(read) if read.again);
         let request = match work {
             Work::Fill(fill) => {
-                let Fill { request, key, token, .. } = *fill;
+                let Fill { request, key, token, .. } = fill;
                 if let Some(token) = token {
                     let waiters = session.worker.shared.coherence.abandon(&request[key], token);
                     session.all_ask_again(waiters);

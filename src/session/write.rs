@@ -2,6 +2,8 @@
 
 use std::rc::Rc;
 
+use smallvec::SmallVec;
+
 use super::{Inner, Next, Session, ticket::Work};
 use crate::{
     coherence::{Batch, WriteKind},
@@ -30,8 +32,12 @@ impl Session {
             Err(reason) => return inner.no_lane(reason),
         };
         let kind = self.write_kind(class);
-        let (writes, sources) = keys(command, args);
-        let guard = self.worker.shared.coherence.begin_write(kind, writes.iter().map(|key| &**key));
+        let (mut writes, mut sources) = (SmallVec::<[&[u8]; 4]>::new(), Keys::new());
+        command.for_each_key(&args, |key, access| match access {
+            Access::Write => writes.push(key),
+            Access::Read => sources.push(key.into()),
+        });
+        let guard = self.worker.shared.coherence.begin_write(kind, writes.into_iter());
         self.worker.counters.writes.add(1);
         let mut place = inner.place();
         place.barrier = kind != WriteKind::Declared;

@@ -9,7 +9,13 @@ use crate::{clock::Nanos, resp::Raw};
 ///
 /// None of the methods may call back into the lane that calls them.
 pub trait Completion: 'static {
-    /// One reply, in the order of the requests. [`Progress::More`] keeps the command at the head of the queue.
+    /// Whether this reply is for the completion's own information alone, and another one is to follow. It is called while
+    /// the lane is borrowed: it keeps what it is told, and no more. By default never.
+    fn absorb(&mut self, _raw: &[u8]) -> bool {
+        false
+    }
+
+    /// One reply that was not absorbed, in the order of the requests. [`Progress::More`] keeps the command at the head of the queue.
     fn reply(&mut self, raw: Raw<'_>, arrived: Nanos) -> Progress;
 
     /// A reply begins that is of so many bytes at least, and has not arrived whole. Returns whether it can be passed on in

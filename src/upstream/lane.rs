@@ -363,9 +363,14 @@ impl<C: Completion> Lane<C> {
 
     /// Hands one frame to the command it answers.
     fn complete(&self, raw: Raw<'_>, arrived: Nanos) -> Result<(), String> {
-        let Some(mut entry) = self.queue.borrow_mut().in_flight.pop_front() else {
+        let mut queue = self.queue.borrow_mut();
+        if queue.in_flight.front_mut().is_some_and(|head| head.completion.absorb(&raw)) {
+            return Ok(());
+        }
+        let Some(mut entry) = queue.in_flight.pop_front() else {
             return Err("a reply that nobody asked for".into());
         };
+        drop(queue);
         match entry.completion.reply(raw, arrived) {
             Progress::More => self.queue.borrow_mut().in_flight.push_front(entry),
             Progress::Done => self.ended(&entry, arrived),
